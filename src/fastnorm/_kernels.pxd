@@ -1,0 +1,84 @@
+"""The C declarations."""
+
+cdef extern from "kernels/kernels.h" nogil:
+    enum:
+        MAX_AXES
+    enum Dtype:
+        F32
+        F64
+        F16
+        BF16
+        DTYPES
+
+    ctypedef struct Moments:
+        pass
+
+    ctypedef struct Stat:
+        double mean, rest, var, rstd
+
+    ctypedef struct Nest:
+        int ndim
+        ptrdiff_t count
+
+    ctypedef struct Walk:
+        ptrdiff_t chunks
+
+    ctypedef struct Plan:
+        int columns, param_vector, centre, stream
+        Nest kept
+        Walk measure, apply
+        ptrdiff_t chunks, width, strip, tail_rows, count, stats
+        double eps, floor
+        const char *x
+        char *y
+        const double *weight
+        const double *bias
+
+    ctypedef struct Kernels:
+        void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk, Moments *) noexcept nogil
+        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
+        void (*rows_fused)(const Plan *, ptrdiff_t first, ptrdiff_t last, Stat *) noexcept nogil
+        void (*columns_measure)(const Plan *, ptrdiff_t block, ptrdiff_t strip, ptrdiff_t chunk,
+                                Moments *) noexcept nogil
+        void (*columns_apply)(const Plan *, const Stat *, ptrdiff_t block, ptrdiff_t strip,
+                              ptrdiff_t chunk) noexcept nogil
+        void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip, Stat *) noexcept nogil
+        void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
+
+    int isa_count()
+    const char *isa_name(int tier)
+    bint isa_available(int tier)
+    const Kernels *isa_kernels(int tier, int dtype)
+
+cdef extern from "kernels/layout.h" nogil:
+    enum:
+        KEPT
+        PARAM
+        SPLIT
+
+    ctypedef struct Axis:
+        ptrdiff_t size, x, y, param, stat
+        int role, param_axis
+
+    ctypedef struct Order:
+        Nest stats
+        bint param_reordered
+        int param_ndim
+        int param_axis[65]
+
+    bint layout_plan(Plan *, Order *, Axis *, int n, ptrdiff_t itemsize, bint given)
+    bint layout_schedule(Plan *, ptrdiff_t itemsize, int threads)
+
+cdef extern from "kernels/moments.h" nogil:
+    void pool_unit(const Plan *, const Moments *, Stat *, ptrdiff_t unit)
+    void pool_block(const Plan *, Moments *, Stat *, ptrdiff_t first, ptrdiff_t last)
+    Stat stat_given(double mean, double var, double eps)
+    void stats_store(const Nest *, const Stat *, double *mean, double *var, double *rstd)
+
+cdef extern from "kernels/threads.h" nogil:
+    void threads_init()
+    void threads_set(int n)
+    int threads_get()
+    bint built_with_openmp()
+    const char *built_with_compiler()
+    void copy_bytes(const char *src, char *dst, ptrdiff_t count, bint stream)

@@ -1,0 +1,85 @@
+/* What the kernels share with each other and with _core.pyx: the view of an array as rows or
+ * columns (Plan), the measurements (Moments, Stat), and the table of functions of a tier. */
+#ifndef FASTNORM_KERNELS_H
+#define FASTNORM_KERNELS_H
+
+#include <stddef.h>
+
+enum {
+    MAX_AXES = 65,   /* NumPy's 64, and one more when groups split the channel axis */
+    CHUNK = 65536,   /* elements measured together: enough to amortise a merge, and in L2 */
+    STRIP = 512,     /* columns at a time: their sums stay in L1 */
+    FOLD_WIDTH = 128 /* few columns are laid side by side up to this many */
+};
+
+/* Element types, in the order of every table that is indexed by them. */
+enum Dtype { F32, F64, F16, BF16, DTYPES };
+
+/* count, mean and sum of squared deviations of some elements.  The mean is the unevaluated sum
+ * mean + rest: at mean/std = 10^6 one double is too coarse for results right to 10^-12. */
+typedef struct {
+    double n, mean, rest, m2;
+} Moments;
+
+/* What applying needs to know about the elements normalised together. */
+typedef struct {
+    double mean, rest, var, rstd;
+} Stat;
+
+/* A loop nest over some axes of the array, outermost first: sizes, strides of the input and the
+ * output (bytes), of the parameters and of the statistics (elements). */
+typedef struct {
+    int ndim;
+    ptrdiff_t count;
+    ptrdiff_t size[MAX_AXES], x[MAX_AXES], y[MAX_AXES], param[MAX_AXES], stat[MAX_AXES];
+} Nest;
+
+/* The runs of contiguous elements that one statistic covers, cut into chunks by shape alone. */
+typedef struct {
+    Nest runs;
+    ptrdiff_t length;    /* elements of a run */
+    ptrdiff_t pieces;    /* chunks of a run, when a run is longer than a chunk */
+    ptrdiff_t per_chunk; /* runs of a chunk, when a chunk takes several */
+    ptrdiff_t chunks;
+} Walk;
+
+/* An array as normalisation sees it.  Rows: every index of `kept` has its own statistic, over the
+ * runs of `measure` (and the shorter ones of `apply`, along which the parameters are either
+ * constant or contiguous).  Columns: every index of `kept` is a block of rows of `width` columns,
+ * and each column, or `group` adjacent ones together, has its own statistic. */
+typedef struct {
+    int columns;      /* the family: columns, or rows */
+    int param_vector; /* parameters vary along the run */
+    int centre;       /* subtract the mean (0: RMS norm) */
+    int stream;       /* store past the cache */
+    Nest kept;
+    Walk measure, apply; /* rows */
+    Nest rows;           /* columns: the rows of a block, `fold` to one */
+    ptrdiff_t row_chunk, chunks;
+    ptrdiff_t width, group, fold; /* width is that of `fold` rows side by side */
+    ptrdiff_t tail_rows;          /* rows left over by folding */
+    ptrdiff_t strip;              /* columns of a strip, a multiple of group */
+    ptrdiff_t stats_per_block;
+    ptrdiff_t count; /* elements of a statistic */
+    ptrdiff_t stats; /* number of statistics */
+    double eps;
+    double floor; /* a mean square below this has lost digits in float32 */
+    const char *x;
+    char *y;
+    const double *weight, *bias; /* NULL: none */
+} Plan;
+
+/* The functions that a tier offers for each element type; see kernels.def. */
+typedef struct {
+#define KERNEL(ret, name, params) ret(*name) params;
+#include "kernels.def"
+#undef KERNEL
+} Kernels;
+
+/* dispatch.c */
+int isa_count(void);
+const char *isa_name(int tier);
+int isa_available(int tier);
+const Kernels *isa_kernels(int tier, int dtype);
+
+#endif

@@ -1,0 +1,265 @@
+/* Sorting, dropping and joining axes until an array is rows or columns. */
+#include "layout.h"
+#include "nest.h"
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+enum {
+    FEW_COLUMNS = 32,  /* fewer than this leave vectors half empty: fold rows */
+    GROUP_MAX = STRIP, /* a group of more channels has runs long enough to be rows */
+    GROUP_ROWS = 16    /* with fewer positions, moments per column do not pay */
+};
+
+static ptrdiff_t magnitude(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
+
+/* Whether stepping over a goes around stepping over b.  A broadcast axis (stride 0) goes outside,
+ * so that it is not taken for a contiguous one. */
+static int is_outside(const Axis *a, const Axis *b) {
+    if (a->x == 0 || b->x == 0)
+        return a->x == 0 && b->x != 0;
+    return magnitude(a->x) > magnitude(b->x);
+}
+
+/* Axes of one index have no say in the layout, and NumPy gives them any stride.  One exception: a
+ * batch of one (axis 0) cut from memory where the batch is innermost is walked by columns, like
+ * the batch that it was cut from, so that it gets the same bits. */
+static int drop_single(Axis *axes, int n) {
+    int kept = 0, innermost = axes[0].size == 1 && axes[0].role == KEPT && axes[0].x > 0;
+    for (int i = 1; i < n && innermost; i++)
+        innermost = axes[i].size == 1 || magnitude(axes[i].x) > axes[0].x;
+    for (int i = 0; i < n; i++)
+        if (axes[i].size != 1 || (i == 0 && innermost))
+            axes[kept++] = axes[i];
+    return kept;
+}
+
+static void sort_outermost_first(Axis *axes, int n) {
+    for (int i = 1; i < n; i++) {
+        Axis a = axes[i];
+        int j = i;
+        for (; j > 0 && is_outside(&a, &axes[j - 1]); j--)
+            axes[j] = axes[j - 1];
+        axes[j] = a;
+    }
+}
+
+/* Join neighbours that are one contiguous axis for input, output, parameters and statistics. */
+static int join(Axis *axes, int n) {
+    int last = 0;
+    for (int i = 1; i < n; i++) {
+        Axis *outer = &axes[last], *inner = &axes[i];
+        ptrdiff_t k = inner->size;
+        if (outer->x == inner->x * k && outer->y == inner->y * k &&
+            outer->param == inner->param * k && outer->stat == inner->stat * k) {
+            inner->size *= outer->size;
+            *outer = *inner;
+        } else {
+            axes[++last] = *inner;
+        }
+    }
+    return n ? last + 1 : 0;
+}
+
+static void make_nest(Nest *nest, const Axis *axes, int n) {
+    nest->ndim = n;
+    nest->count = 1;
+    for (int i = 0; i < n; i++) {
+        nest->size[i] = axes[i].size;
+        nest->x[i] = axes[i].x;
+        nest->y[i] = axes[i].y;
+        nest->param[i] = axes[i].param;
+        nest->stat[i] = axes[i].stat;
+        nest->count *= axes[i].size;
+    }
+}
+
+static void make_walk(Walk *walk, Axis *axes, int n) {
+    n = join(axes, n);
+    make_nest(&walk->runs, axes, n - 1);
+    walk->length = axes[n - 1].size;
+    walk->pieces = walk->per_chunk = 1;
+    if (walk->length >= CHUNK)
+        walk->pieces = (walk->length + CHUNK - 1) / CHUNK;
+    else
+        walk->per_chunk = CHUNK / MAX(walk->length, 1);
+    walk->chunks = walk->pieces > 1
+                       ? walk->runs.count * walk->pieces
+                       : (walk->runs.count + walk->per_chunk - 1) / walk->per_chunk;
+}
+
+/* Parameters are laid out like the array's memory, so that they too are read in order. */
+static void order_parameters(Order *order, Axis *axes, int n) {
+    ptrdiff_t stride = 1;
+    order->param_reordered = 0;
+    order->param_ndim = 0;
+    for (int i = 0; i < n; i++)
+        if (axes[i].param)
+            order->param_axis[order->param_ndim++] = axes[i].param_axis;
+    for (int i = n - 1; i >= 0; i--) {
+        if (!axes[i].param)
+            continue;
+        order->param_reordered |= axes[i].param != stride;
+        axes[i].param = stride;
+        stride *= axes[i].size;
+    }
+}
+
+/* Number the statistics in memory order; remember the caller's order. */
+static void order_statistics(Plan *plan, Order *order, Axis *axes, int n) {
+    Axis kept[MAX_AXES];
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        if (axes[i].role & KEPT)
+            kept[count++] = axes[i];
+    make_nest(&order->stats, kept, count);
+    plan->stats = order->stats.count;
+    ptrdiff_t stride = 1;
+    for (int i = n - 1; i >= 0; i--) {
+        if (axes[i].role & KEPT) {
+            axes[i].stat = stride;
+            stride *= axes[i].size;
+        }
+    }
+}
+
+/* Lay rows of few columns side by side: k rows become one, and each of its columns has the
+ * moments of every k-th row.  Only where the columns are the channels: their number must not
+ * depend on the batch, or the bits would. */
+static void fold_rows(Plan *plan, ptrdiff_t itemsize) {
+    Nest *rows = &plan->rows;
+    ptrdiff_t bytes = plan->width * itemsize;
+    if (plan->width >= FEW_COLUMNS || rows->ndim != 1 || rows->x[0] != bytes ||
+        rows->y[0] != bytes)
+        return;
+    ptrdiff_t k = MIN(FOLD_WIDTH / plan->width, rows->size[0] / 8);
+    if (k * plan->width < FEW_COLUMNS)
+        return;
+    plan->fold = k;
+    plan->width *= k;
+    plan->tail_rows = rows->size[0] % k;
+    rows->count = rows->size[0] /= k;
+    rows->x[0] *= k;
+    rows->y[0] *= k;
+}
+
+static void plan_columns(Plan *plan, Axis *kept, int nkept, Axis *reduced, int nreduced,
+                         ptrdiff_t itemsize) {
+    Axis channel = kept[nkept - 1];
+    nkept = join(kept, nkept);
+    nreduced = join(reduced, nreduced);
+    Axis run = kept[nkept - 1];
+    make_nest(&plan->kept, kept, nkept - 1);
+    make_nest(&plan->rows, reduced, nreduced);
+    plan->width = run.size;
+    plan->param_vector = run.param != 0;
+    plan->stats_per_block = run.size / plan->group;
+    if (channel.role & PARAM && channel.size == run.size)
+        fold_rows(plan, itemsize);
+    ptrdiff_t share = (plan->rows.count + 63) / 64;
+    plan->row_chunk = MAX(1024, (share + 63) / 64 * 64);
+    plan->chunks = (plan->rows.count + plan->row_chunk - 1) / plan->row_chunk;
+}
+
+static void plan_rows(Plan *plan, Axis *kept, int nkept, Axis *reduced, int nreduced) {
+    Axis copy[MAX_AXES];
+    nkept = join(kept, nkept);
+    make_nest(&plan->kept, kept, nkept);
+    for (int i = 0; i < nreduced; i++) {
+        copy[i] = reduced[i];
+        copy[i].param = 0;
+    }
+    make_walk(&plan->measure, copy, nreduced);
+    plan->param_vector = reduced[nreduced - 1].param != 0;
+    make_walk(&plan->apply, reduced, nreduced);
+}
+
+int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize, int given) {
+    Axis kept[MAX_AXES], reduced[MAX_AXES];
+    int nkept = 0, nreduced = 0;
+
+    n = drop_single(axes, n);
+    if (n == 0)
+        axes[n++] = (Axis){.size = 1, .x = itemsize, .y = itemsize};
+    sort_outermost_first(axes, n);
+    if (axes[n - 1].x != itemsize || axes[n - 1].y != itemsize)
+        return 0;
+    order_parameters(order, axes, n);
+
+    if (!given) {
+        order_statistics(plan, order, axes, n);
+    } else if (!(axes[n - 1].role & KEPT)) {
+        /* Nothing is measured, so rows need not be visited statistic by statistic: all axes
+         * around the channels are walked in the order of memory. */
+        int channel = n - 1;
+        while (channel > 0 && !(axes[channel].role & KEPT))
+            channel--;
+        for (int i = 0; i < channel; i++)
+            axes[i].role |= KEPT;
+    }
+
+    plan->group = plan->fold = 1;
+    plan->tail_rows = 0;
+    plan->count = 1;
+    for (int i = 0; i < n; i++)
+        if (!(axes[i].role & KEPT))
+            plan->count *= axes[i].size;
+
+    Axis *last = &axes[n - 1];
+    if (n > 1 && last->role & SPLIT && last->size <= GROUP_MAX &&
+        plan->count >= last->size * GROUP_ROWS && (last - 1)->role == (KEPT | PARAM) &&
+        (last - 1)->x == last->x * last->size && (last - 1)->y == last->y * last->size) {
+        /* groups of adjacent channels: columns, pooled afterwards */
+        plan->group = last->size;
+        last->size *= (last - 1)->size;
+        last->role = KEPT | PARAM;
+        last->stat = 0; /* never walked: a column knows its group */
+        *(last - 1) = *last;
+        n--;
+    }
+
+    for (int i = 0; i < n; i++) {
+        if (axes[i].role & KEPT)
+            kept[nkept++] = axes[i];
+        else
+            reduced[nreduced++] = axes[i];
+    }
+    plan->columns = (axes[n - 1].role & KEPT) != 0;
+    if (plan->columns)
+        plan_columns(plan, kept, nkept, reduced, nreduced, itemsize);
+    else
+        plan_rows(plan, kept, nkept, reduced, nreduced);
+    return 1;
+}
+
+/* Whether so many equal tasks keep all threads busy to the end. */
+static int balanced(ptrdiff_t tasks, int threads) {
+    return tasks >= 4 * threads || tasks % threads == 0;
+}
+
+static ptrdiff_t columns_tasks(const Plan *plan) {
+    return plan->kept.count * ((plan->width + plan->strip - 1) / plan->strip);
+}
+
+int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
+    if (!plan->columns)
+        return threads == 1 ||
+               (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
+
+    const ptrdiff_t rows = plan->rows.count, group = plan->group;
+    const ptrdiff_t widest = MIN(plan->width, MAX(STRIP / group, 1) * group);
+    plan->strip = widest;
+    if (plan->fold > 1)
+        return threads == 1 || (rows * plan->width * itemsize <= CACHE_BYTES &&
+                                balanced(plan->kept.count, threads));
+    /* Narrower strips, but of whole cache lines, if only then a strip's rows stay in the cache and
+     * every thread has its part. */
+    const ptrdiff_t unit = group % 64 == 0 ? group : 64 % group == 0 ? 64 : group * 8;
+    while (plan->strip > unit && (rows * plan->strip * itemsize > CACHE_BYTES ||
+                                  !balanced(columns_tasks(plan), threads)))
+        plan->strip = MAX(plan->strip / 2 / unit * unit, unit);
+    if (rows * plan->strip * itemsize <= CACHE_BYTES && balanced(columns_tasks(plan), threads))
+        return 1;
+    plan->strip = widest;
+    return threads == 1;
+}

@@ -1,0 +1,40 @@
+/* Pooling after a parallel measurement. */
+#include "moments.h"
+#include "nest.h"
+
+void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t unit) {
+    stats[unit] = pool_rows(plan, moments + unit * plan->measure.chunks);
+}
+
+/* The statistics first..last-1, numbered through all blocks; their columns' chunks are pooled in
+ * place, into the first. */
+void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t chunks = plan->chunks + (plan->tail_rows > 0);
+    const ptrdiff_t channels = plan->width / plan->fold;
+    for (ptrdiff_t i = first; i < last; i++) {
+        ptrdiff_t block = i / plan->stats_per_block, stat = i - block * plan->stats_per_block;
+        Moments *columns = moments + block * chunks * plan->width;
+        for (ptrdiff_t f = 0; f < plan->fold; f++) {
+            for (ptrdiff_t g = 0; g < plan->group; g++) {
+                Moments *column = columns + f * channels + stat * plan->group + g;
+                for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
+                    moments_merge(column, column + chunk * plan->width);
+            }
+        }
+        stats[i] = pool_columns(plan, columns, columns + plan->chunks * plan->width, stat);
+    }
+}
+
+Stat stat_given(double mean, double var, double eps) {
+    return (Stat){mean, 0, var, 1.0 / sqrt(var + eps)};
+}
+
+void stats_store(const Nest *order, const Stat *stats, double *mean, double *var, double *rstd) {
+    Cursor at;
+    cursor_at(&at, order, 0);
+    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&at)) {
+        mean[at.stat] = stats[i].mean + stats[i].rest;
+        var[at.stat] = stats[i].var;
+        rstd[at.stat] = stats[i].rstd;
+    }
+}

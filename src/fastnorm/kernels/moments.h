@@ -1,0 +1,79 @@
+/* Counting, merging and finishing moments: the statistics of everything, written once. */
+#ifndef FASTNORM_MOMENTS_H
+#define FASTNORM_MOMENTS_H
+
+#include "kernels.h"
+#include <math.h>
+
+/* a + b as the unevaluated sum of the rounded sum and what was rounded away (Knuth's TwoSum). */
+static inline double two_sum(double a, double b, double *rest) {
+    double s = a + b;
+    double t = s - a;
+    *rest = (a - (s - t)) + (b - t);
+    return s;
+}
+
+/* The moments of n elements from the sums of d and d*d, where d = x - reference. */
+static inline Moments moments_of_sums(double n, double reference, double s1, double s2) {
+    Moments m = {.n = n};
+    m.mean = two_sum(reference, s1 / n, &m.rest);
+    m.m2 = s2 - s1 * (s1 / n);
+    if (m.m2 < 0)
+        m.m2 = 0;
+    return m;
+}
+
+/* Chan, Golub and LeVeque (1979): add b's elements to a. */
+static inline void moments_merge(Moments *a, const Moments *b) {
+    double n = a->n + b->n;
+    double share = b->n / n;
+    double delta = (b->mean - a->mean) + (b->rest - a->rest);
+    double rest;
+    a->mean = two_sum(a->mean, a->rest + delta * share, &rest);
+    a->rest = rest;
+    a->m2 = a->m2 + b->m2 + delta * delta * a->n * share;
+    a->n = n;
+}
+
+static inline Stat moments_finish(const Moments *m, double eps) {
+    Stat s = {m->mean, m->rest, m->m2 / m->n, 0};
+    s.rstd = 1.0 / sqrt(s.var + eps);
+    return s;
+}
+
+/* Pool the chunks of a unit of rows: in the order of the shape, whoever measured them. */
+static inline Stat pool_rows(const Plan *plan, const Moments *chunks) {
+    Moments m = chunks[0];
+    for (ptrdiff_t i = 1; i < plan->measure.chunks; i++)
+        moments_merge(&m, &chunks[i]);
+    return moments_finish(&m, plan->eps);
+}
+
+/* Pool the columns of one statistic: its channels, the rows that lie side by side (`fold`), and
+ * those left over (`tail`). */
+static inline Stat pool_columns(const Plan *plan, const Moments *columns, const Moments *tail,
+                                ptrdiff_t stat) {
+    ptrdiff_t channels = plan->width / plan->fold, first = stat * plan->group;
+    Moments m = columns[first];
+    for (ptrdiff_t c = first; c < first + plan->group; c++) {
+        for (ptrdiff_t f = c == first; f < plan->fold; f++)
+            moments_merge(&m, &columns[f * channels + c]);
+        if (plan->tail_rows)
+            moments_merge(&m, &tail[c]);
+    }
+    return moments_finish(&m, plan->eps);
+}
+
+/* ---- moments.c ---- */
+
+/* The two above for measurements made in parallel. */
+void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t unit);
+void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first, ptrdiff_t last);
+
+/* A statistic that the caller hands in. */
+Stat stat_given(double mean, double var, double eps);
+
+/* All statistics in the caller's order. */
+void stats_store(const Nest *order, const Stat *stats, double *mean, double *var, double *rstd);
+
+#endif

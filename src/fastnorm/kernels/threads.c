@@ -1,0 +1,82 @@
+#include "threads.h"
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+static int omp_get_num_procs(void) { return 1; }
+#endif
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+static int chosen, at_start, asked_by_environment, forked;
+
+static void after_fork_in_child(void) { forked = 1; }
+
+void threads_init(void) {
+    at_start = omp_get_max_threads();
+    asked_by_environment = getenv("OMP_NUM_THREADS") != NULL;
+#ifndef _WIN32
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+#else
+    (void)after_fork_in_child;
+#endif
+}
+
+void threads_set(int n) { chosen = n; }
+
+int threads_get(void) {
+    int limit = omp_get_max_threads(), procs = omp_get_num_procs();
+    int n = limit;
+    if (forked)
+        return 1;
+    if (!asked_by_environment && procs < n)
+        n = procs; /* the affinity mask of now, not of the start */
+    if (chosen)
+        n = limit < at_start && limit < chosen ? limit : chosen;
+    return n;
+}
+
+int built_with_openmp(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+const char *built_with_compiler(void) {
+#if defined(__clang__)
+    return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "GCC " __VERSION__;
+#else
+    return "unknown";
+#endif
+}
+
+void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream) {
+    ptrdiff_t i = 0;
+#if defined(__SSE2__)
+    if (stream) {
+        for (; i < bytes && (size_t)(to + i) % 16; i++)
+            to[i] = from[i];
+        for (; i + 64 <= bytes; i += 64)
+            for (int k = 0; k < 64; k += 16)
+                _mm_stream_si128((__m128i *)(to + i + k),
+                                 _mm_loadu_si128((const __m128i *)(from + i + k)));
+        _mm_sfence();
+    }
+#else
+    (void)stream;
+#endif
+    memcpy(to + i, from + i, (size_t)(bytes - i));
+}

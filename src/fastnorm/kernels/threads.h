@@ -1,0 +1,24 @@
+/* How many threads a call may use. */
+#ifndef FASTNORM_THREADS_H
+#define FASTNORM_THREADS_H
+
+#include <stddef.h>
+
+/* Call once, before the others. */
+void threads_init(void);
+
+/* n: what set_num_threads was given. */
+void threads_set(int n);
+
+/* Never more than threadpoolctl allows, and 1 in a forked child, whose copy of the OpenMP runtime
+ * has lost its threads and would wait for them. */
+int threads_get(void);
+
+/* What this build was made with. */
+int built_with_openmp(void);
+const char *built_with_compiler(void);
+
+/* Copy a share of bytes: the yardstick of the benchmarks.  stream: past the cache. */
+void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream);
+
+#endif

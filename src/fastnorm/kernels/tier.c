@@ -1,0 +1,133 @@
+/* All kernels for all element types, compiled once per tier: TIER is its name in identifiers, and
+ * the compiler's flags say which instructions it may use. */
+#include "moments.h"
+#include "nest.h"
+#include "vec.h"
+
+#ifndef TIER
+#define TIER generic
+#endif
+
+#define PASTE3(a, b, c) a##_##b##_##c
+#define EXPAND3(a, b, c) PASTE3(a, b, c)
+#define NAME(name) EXPAND3(name, TAG, TIER)
+
+/* Additions per float32 lane before it goes to float64. */
+#define FLUSH 8
+
+/* Vectors summed together: 16 SSE registers hold no more than four pairs of sums. */
+#if VBYTES == 16 && (defined(__x86_64__) || defined(__i386__))
+#define NV_AT_ONCE 4
+#else
+#define NV_AT_ONCE NV
+#endif
+
+#define ONES_16 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255
+#define ZEROS_16 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+#define FOUR(x) x, x, x, x
+#define ONES_AFTER_ZEROS FOUR(ZEROS_16), FOUR(ZEROS_16), FOUR(ONES_16), FOUR(ONES_16)
+
+INLINE void f32_load_wide(const float *p, vf64 *out) {
+    out[0] = half_to_f64(p);
+    out[1] = half_to_f64(p + VBYTES / sizeof(double));
+}
+
+INLINE void f32_split(vf32 v, vf64 *out) {
+    float buffer[VBYTES / sizeof(float)];
+    memcpy(buffer, &v, sizeof v);
+    f32_load_wide(buffer, out);
+}
+
+/* The ways to apply, as bits. */
+enum {
+    WIDE = 1,         /* the float64 form; else the folded one */
+    STAT_VECTOR = 2,  /* statistics vary along the run */
+    PARAM_VECTOR = 4, /* wide: weight and bias do */
+    NO_WEIGHT = 8,    /* that vary, but are not there */
+    NO_BIAS = 16,
+    STREAM = 32 /* store past the cache */
+};
+
+/* The mathematics is the same text for every element type.
+ * ELEM: an element in memory.  REAL: the type of the arithmetic.  NEEDS_RANGE: squares may leave
+ * the range of REAL.  The 16-bit types have no streaming stores: half a vector at a time, they
+ * would not fill a line. */
+
+#define TAG f32
+#define ELEM float
+#define REAL float
+#define VREAL vf32
+#define VELEM vf32
+#define TO_REAL(v) (v)
+#define FROM_REAL(v) (v)
+#define STREAM_REAL(p, v) stream_vector(p, v)
+#define LOAD_WIDE(p, out) f32_load_wide(p, out)
+#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
+#define NEEDS_RANGE 1
+#include "kernels.inc"
+
+#define TAG f64
+#define ELEM double
+#define REAL double
+#define VREAL vf64
+#define VELEM vf64
+#define TO_REAL(v) (v)
+#define FROM_REAL(v) (v)
+#define STREAM_REAL(p, v) stream_vector(p, (vf32)(v))
+#define LOAD_WIDE(p, out) memcpy(out, p, VBYTES)
+#define FROM_WIDE(v) (v)[0]
+#define NEEDS_RANGE 0
+#include "kernels.inc"
+
+#define TAG f16
+#define ELEM uint16_t
+#define REAL float
+#define VREAL vf32
+#define VELEM vu16
+#define TO_REAL(v) f16_to_f32(v)
+#define FROM_REAL(v) f32_to_f16(v)
+#define STREAM_REAL(p, v) NAME(store)(p, v)
+#define LOAD_WIDE(p, out) f32_split(NAME(load)(p), out)
+#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
+#define NEEDS_RANGE 1
+#include "kernels.inc"
+
+#define TAG bf16
+#define ELEM uint16_t
+#define REAL float
+#define VREAL vf32
+#define VELEM vu16
+#define TO_REAL(v) bf16_to_f32(v)
+#define FROM_REAL(v) f32_to_bf16(v)
+#define STREAM_REAL(p, v) NAME(store)(p, v)
+#define LOAD_WIDE(p, out) f32_split(NAME(load)(p), out)
+#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
+#define NEEDS_RANGE 1
+#include "kernels.inc"
+
+#define PASTE2(a, b) a##_##b
+#define EXPAND2(a, b) PASTE2(a, b)
+
+extern const Kernels EXPAND2(kernels, TIER)[DTYPES];
+const Kernels EXPAND2(kernels, TIER)[DTYPES] = {
+#define KERNEL(ret, name, params) EXPAND3(name, f32, TIER),
+    {
+#include "kernels.def"
+    },
+#undef KERNEL
+#define KERNEL(ret, name, params) EXPAND3(name, f64, TIER),
+    {
+#include "kernels.def"
+    },
+#undef KERNEL
+#define KERNEL(ret, name, params) EXPAND3(name, f16, TIER),
+    {
+#include "kernels.def"
+    },
+#undef KERNEL
+#define KERNEL(ret, name, params) EXPAND3(name, bf16, TIER),
+    {
+#include "kernels.def"
+    },
+#undef KERNEL
+};

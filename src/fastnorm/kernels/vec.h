@@ -1,0 +1,177 @@
+/* The native vector of this tier, and how the four element types pass through it.
+ *
+ * GCC and Clang vector extensions: the same lines become SSE, AVX2, AVX-512 or NEON.  Intrinsics
+ * appear only where compilers have no expression for them, or make poor code from it: conversions
+ * between widths, and streaming stores.
+ */
+#ifndef FASTNORM_VEC_H
+#define FASTNORM_VEC_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "float arithmetic with excess precision (x87) would break the promise of equal bits"
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+
+/* The vector stays at the register's width: a wider type is legal but is lowered badly. */
+#if defined(__AVX512F__)
+#define VBYTES 64
+#elif defined(__AVX2__)
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+
+/* Sums run over this many bytes of logical lanes on every tier (32 floats or 16 doubles), so that
+ * every tier adds the same numbers in the same order. */
+#define WIDE_BYTES 128
+#define NV (WIDE_BYTES / VBYTES)
+
+typedef float vf32 __attribute__((vector_size(VBYTES)));
+typedef double vf64 __attribute__((vector_size(VBYTES)));
+typedef int32_t vi32 __attribute__((vector_size(VBYTES)));
+typedef uint32_t vu32 __attribute__((vector_size(VBYTES)));
+typedef int64_t vi64 __attribute__((vector_size(VBYTES)));
+typedef uint16_t vu16 __attribute__((vector_size(VBYTES / 2)));
+
+/* ---- 16-bit types, as many at a time as a vector has floats ---- */
+
+INLINE vu32 select_u32(vi32 condition, vu32 yes, vu32 no) {
+    return ((vu32)condition & yes) | (~(vu32)condition & no);
+}
+
+INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(__builtin_convertvector(h, vu32) << 16); }
+
+/* Round to nearest even on the bits; a NaN is made quiet so that rounding cannot make it inf. */
+INLINE vu16 f32_to_bf16(vf32 f) {
+    vu32 bits = (vu32)f;
+    vu32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    vu32 r = select_u32(f == f, rounded, bits | 0x400000);
+    return __builtin_convertvector(r >> 16, vu16);
+}
+
+#if VBYTES == 64
+INLINE vf32 f16_to_f32(vu16 h) { return (vf32)_mm512_cvtph_ps((__m256i)h); }
+INLINE vu16 f32_to_f16(vf32 f) {
+    return (vu16)_mm512_cvtps_ph((__m512)f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif VBYTES == 32
+INLINE vf32 f16_to_f32(vu16 h) { return (vf32)_mm256_cvtph_ps((__m128i)h); }
+INLINE vu16 f32_to_f16(vf32 f) {
+    return (vu16)_mm256_cvtps_ph((__m256)f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE vf32 f16_to_f32(vu16 h) { return (vf32)vcvt_f32_f16((float16x4_t)h); }
+INLINE vu16 f32_to_f16(vf32 f) { return (vu16)vcvt_f16_f32((float32x4_t)f); }
+#else
+/* Exponents are moved between biases 15 and 127 in the bits; subnormal halves, whose exponent
+ * does not say where the first bit is, are normalised (or rounded) by one float addition. */
+INLINE vf32 f16_to_f32(vu16 h) {
+    vu32 wide = __builtin_convertvector(h, vu32);
+    vu32 sign = (wide & 0x8000) << 16;
+    vu32 magnitude = (wide & 0x7fff) << 13;
+    vu32 normal = magnitude + ((127 - 15) << 23);
+    vu32 special = magnitude + ((255 - 31) << 23); /* inf and NaN */
+    vf32 smallest_normal = (vf32)((magnitude ^ magnitude) + ((127 - 14) << 23));
+    vu32 subnormal = (vu32)((vf32)(magnitude + ((127 - 14) << 23)) - smallest_normal);
+    vu32 r = select_u32((vi32)magnitude >= 0x0f800000, special, normal);
+    r = select_u32((vi32)magnitude < 0x00800000, subnormal, r);
+    return (vf32)(r | sign);
+}
+
+INLINE vu16 f32_to_f16(vf32 f) {
+    vu32 bits = (vu32)f;
+    vu32 sign = bits & 0x80000000u;
+    vu32 magnitude = bits ^ sign;
+    vu32 odd = (magnitude >> 13) & 1;
+    vu32 normal = (magnitude - ((127 - 15) << 23) + 0xfff + odd) >> 13;
+    /* 0.5 has its last bit at 2^-24, where float16's subnormals have theirs */
+    vf32 half = (vf32)((magnitude ^ magnitude) + (126 << 23));
+    vu32 subnormal = (vu32)((vf32)magnitude + half) - (vu32)half;
+    vu32 special = select_u32((vi32)magnitude > 0x7f800000, (bits ^ bits) + 0x7e00,
+                              (bits ^ bits) + 0x7c00);
+    vu32 r = select_u32((vi32)magnitude < ((127 - 14) << 23), subnormal, normal);
+    r = select_u32((vi32)magnitude >= ((127 + 16) << 23), special, r);
+    return __builtin_convertvector(r | (sign >> 16), vu16);
+}
+#endif
+
+/* ---- float32 to float64, half a vector at a time, and back ---- */
+
+#if VBYTES == 64
+INLINE vf64 half_to_f64(const float *p) { return (vf64)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
+    __m512 low = _mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)a));
+    return (vf32)_mm512_insertf32x8(low, _mm512_cvtpd_ps((__m512d)b), 1);
+}
+#elif VBYTES == 32
+INLINE vf64 half_to_f64(const float *p) { return (vf64)_mm256_cvtps_pd(_mm_loadu_ps(p)); }
+INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
+    return (vf32)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)b), _mm256_cvtpd_ps((__m256d)a));
+}
+#elif defined(__SSE2__)
+INLINE vf64 half_to_f64(const float *p) {
+    return (vf64)_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
+    return (vf32)_mm_movelh_ps(_mm_cvtpd_ps((__m128d)a), _mm_cvtpd_ps((__m128d)b));
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE vf64 half_to_f64(const float *p) { return (vf64)vcvt_f64_f32(vld1_f32(p)); }
+INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
+    return (vf32)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)a), (float64x2_t)b);
+}
+#else
+INLINE vf64 half_to_f64(const float *p) {
+    vf64 r;
+    for (size_t i = 0; i < VBYTES / sizeof(double); i++)
+        r[i] = (double)p[i];
+    return r;
+}
+INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
+    const size_t half = VBYTES / sizeof(double);
+    vf32 r;
+    for (size_t i = 0; i < half; i++) {
+        r[i] = (float)a[i];
+        r[half + i] = (float)b[i];
+    }
+    return r;
+}
+#endif
+
+/* ---- streaming stores: past the cache, for output too large to stay in it ---- */
+
+#if VBYTES == 64
+#define CAN_STREAM 1
+INLINE void stream_vector(void *p, vf32 v) { _mm512_stream_ps((float *)p, (__m512)v); }
+#elif VBYTES == 32
+#define CAN_STREAM 1
+INLINE void stream_vector(void *p, vf32 v) { _mm256_stream_ps((float *)p, (__m256)v); }
+#elif defined(__SSE2__)
+#define CAN_STREAM 1
+INLINE void stream_vector(void *p, vf32 v) { _mm_stream_ps((float *)p, (__m128)v); }
+#else
+#define CAN_STREAM 0
+INLINE void stream_vector(void *p, vf32 v) { memcpy(p, &v, sizeof v); }
+#endif
+
+/* Streamed data must be in memory before another thread is told that it is there. */
+INLINE void stream_end(void) {
+#if CAN_STREAM
+    _mm_sfence();
+#endif
+}
+
+#endif
