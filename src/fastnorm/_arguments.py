@@ -68,7 +68,11 @@ def positive_int(name: str, value: Any) -> int:
 def real(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not (
         isinstance(value, numbers.Real)
-        or (isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 and value.dtype.kind in "fiuV")
+        or (
+            isinstance(value, (np.ndarray, np.generic))
+            and value.ndim == 0
+            and value.dtype.kind in "fiuV"
+        )
     ):
         raise TypeError(f"{name}: is a {type(value).__name__} ({value!r}); takes a real number")
     return float(value)
@@ -148,19 +152,22 @@ def channel_axis(value: Any, shape: tuple[int, ...], ndim: int, per_sample: bool
     return channel
 
 
-def values_per_channel(
-    shape: tuple[int, ...], channel: int, per_sample: bool, measure: bool
-) -> int:
-    """How many values share a statistic; one alone has no variance."""
-    first = 1 if per_sample else 0
-    count = math.prod(n for d, n in enumerate(shape) if d >= first and d != channel)
-    if measure and count == 1 and math.prod(shape):
-        what = "spatial value per channel of a sample" if per_sample else "value per channel"
-        raise ValueError(
-            f"x: shape {shape} with channel_axis {channel} has one {what}; "
-            "takes at least 2 to compute their variance"
-        )
-    return count
+def one_value(shape: tuple[int, ...], channel: int, per_sample: bool) -> ValueError:
+    what = "spatial value per channel of a sample" if per_sample else "value per channel"
+    return ValueError(
+        f"x: shape {shape} with channel_axis {channel} has one {what}; "
+        "takes at least 2 to compute their variance"
+    )
+
+
+def missing_statistics() -> ValueError:
+    return ValueError(
+        "running_mean, running_var: are missing; takes both when the statistics of x are not used"
+    )
+
+
+def missing_statistic(name: str) -> ValueError:
+    return ValueError(f"{name}: is missing; takes an array, like the other running statistic")
 
 
 def num_groups(value: Any, channels: int, shape: tuple[int, ...]) -> int:
@@ -171,27 +178,6 @@ def num_groups(value: Any, channels: int, shape: tuple[int, ...]) -> int:
             f"(shape {shape})"
         )
     return groups
-
-
-def running(mean: Any, var: Any, channels: int, measure: bool) -> None:
-    """Running statistics: both or neither, and arrays that can be updated in place."""
-    if (mean is None) != (var is None):
-        absent, present = ("running_mean", "running_var")[:: 1 if mean is None else -1]
-        raise ValueError(f"{absent}: is missing; takes an array, as {present} is given")
-    if mean is None:
-        if not measure:
-            raise ValueError(
-                "running_mean, running_var: are missing; "
-                "takes both when the statistics of x are not used"
-            )
-        return
-    for name, value in (("running_mean", mean), ("running_var", var)):
-        if type(value) is not np.ndarray:
-            raise not_an_array(name, value)
-        if value.shape != (channels,):
-            raise wrong_shape(name, value.shape, (channels,))
-        if measure and not value.flags.writeable:
-            raise ValueError(f"{name}: is read-only; takes an array that can be updated in place")
 
 
 def update_running(

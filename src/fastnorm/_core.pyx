@@ -53,6 +53,7 @@ def isas():
 def build():
     """What this build and this processor are."""
     return {
+        "version": built_version().decode(),
         "isa": isa_name(tier).decode(),
         "isa_available": isas(),
         "openmp": bool(built_with_openmp()),
@@ -215,8 +216,29 @@ cdef inline bint is_behaved(cnp.ndarray a) noexcept:
     return cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)
 
 
-cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) except -1:
-    return np.may_share_memory(a, b)
+cdef void extent(cnp.ndarray a, char **first, char **last) noexcept:
+    """The bytes between which an array lies."""
+    cdef int d
+    cdef ptrdiff_t reach
+    first[0] = <char *> cnp.PyArray_DATA(a)
+    last[0] = first[0] + cnp.PyArray_ITEMSIZE(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
+        if reach < 0:
+            first[0] += reach
+        else:
+            last[0] += reach
+
+
+cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether arrays may share memory: theirs, or what lies between it."""
+    cdef char *a_first
+    cdef char *a_last
+    cdef char *b_first
+    cdef char *b_last
+    extent(a, &a_first, &a_last)
+    extent(b, &b_first, &b_last)
+    return a_first < b_last and b_first < a_last
 
 
 cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -265,25 +287,30 @@ cdef cnp.ndarray check_parameter(str name, object value, tuple shape):
     return p
 
 
+cdef cnp.ndarray as_float64(cnp.ndarray a):
+    """The values as a dense float64 array, which may be the array itself."""
+    cdef cnp.ndarray wide
+    cdef int code = dtype_code(a.dtype)
+    if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
+        return arguments.converted(a, np.float64)
+    if code == F64:
+        return a
+    wide = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_DOUBLE, 0)
+    isa_kernels(tier, code).widen(
+        cnp.PyArray_DATA(a), <double *> cnp.PyArray_DATA(wide), cnp.PyArray_SIZE(a)
+    )
+    return wide
+
+
 cdef cnp.ndarray prepare_parameter(cnp.ndarray p, const Order *order):
     """The parameter as the kernels read it: float64, dense, in memory's order."""
-    cdef cnp.ndarray wide
-    cdef int code, i
+    cdef int i
     if p is None:
         return None
     if order.param_reordered:
         axes = [order.param_axis[i] for i in range(order.param_ndim)]
         p = p.transpose([i for i in range(p.ndim) if i not in axes] + axes)
-    if not (is_behaved(p) and cnp.PyArray_IS_C_CONTIGUOUS(p)):
-        return arguments.converted(p, np.float64)
-    code = dtype_code(p.dtype)
-    if code == F64:
-        return p
-    wide = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(p), cnp.PyArray_DIMS(p), cnp.NPY_DOUBLE, 0)
-    isa_kernels(tier, code).widen(
-        cnp.PyArray_DATA(p), <double *> cnp.PyArray_DATA(wide), cnp.PyArray_SIZE(p)
-    )
-    return wide
+    return as_float64(p)
 
 
 # ---- calls ----
@@ -520,6 +547,30 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
     return y, as_stats(rstd, shape, code)
 
 
+cdef int check_channel_axis(object axis, cnp.ndarray x, int least, bint per_sample) except -1:
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    cdef long index
+    if type(axis) is int and ndim >= least and -ndim < axis < ndim and (axis or not per_sample):
+        index = axis
+        return index + ndim if index < 0 else index
+    return arguments.channel_axis(axis, shape_of(x), least, per_sample)
+
+
+cdef object check_running(str name, object value, ptrdiff_t channels, bint measure):
+    """A running statistic: an array, which can be updated in place if the input is measured."""
+    cdef cnp.ndarray a
+    if value is None:
+        raise arguments.missing_statistic(name)
+    if type(value) is not cnp.ndarray:
+        raise arguments.not_an_array(name, value)
+    a = value
+    if cnp.PyArray_NDIM(a) != 1 or cnp.PyArray_DIM(a, 0) != channels:
+        raise arguments.wrong_shape(name, shape_of(a), (channels,))
+    parameter_dtype(name, a)
+    if measure and not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{name}: is read-only; takes an array that can be updated in place")
+
+
 cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups, bint per_sample,
                        bint has_params):
     """The meaning of x's axes where statistics belong to channels, or to groups of them."""
@@ -555,15 +606,16 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
         call.n += 1
 
 
-cdef Stat *given_stats(object mean, object var, double eps) except NULL:
-    cdef ptrdiff_t i, n = len(mean)
-    cdef const double[::1] means = arguments.converted(mean, np.float64)
-    cdef const double[::1] variances = arguments.converted(var, np.float64)
+cdef Stat *given_stats(cnp.ndarray mean, cnp.ndarray var, double eps) except NULL:
+    cdef ptrdiff_t i, n = cnp.PyArray_SIZE(mean)
+    cdef cnp.ndarray means = as_float64(mean), variances = as_float64(var)
+    cdef const double *m = <const double *> cnp.PyArray_DATA(means)
+    cdef const double *v = <const double *> cnp.PyArray_DATA(variances)
     cdef Stat *stats = <Stat *> malloc(max(n, 1) * sizeof(Stat))
     if stats == NULL:
         raise MemoryError()
     for i in range(n):
-        stats[i] = stat_given(means[i], variances[i], eps)
+        stats[i] = stat_given(m[i], v[i], eps)
     return stats
 
 
@@ -573,23 +625,29 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
     cdef Call call
     cdef cnp.ndarray a = input_array(x)
     cdef int code = input_dtype(a), channel
-    cdef ptrdiff_t channels, samples, count
+    cdef ptrdiff_t channels, samples, count = 0
     cdef Stat *stats = NULL
     cdef tuple x_shape = shape_of(a)
     cdef object stats_out = None
 
-    channel = arguments.channel_axis(channel_axis, x_shape, 3 if per_sample else 2, per_sample)
+    channel = check_channel_axis(channel_axis, a, 3 if per_sample else 2, per_sample)
     check_size(a)
-    channels = x_shape[channel]
-    samples = x_shape[0] if per_sample else 1
-    count = arguments.values_per_channel(x_shape, channel, per_sample, measure)
+    channels = cnp.PyArray_DIM(a, channel)
+    samples = cnp.PyArray_DIM(a, 0) if per_sample else 1
+    if channels and samples:
+        count = cnp.PyArray_SIZE(a) // channels // samples
+    if measure and count == 1:
+        raise arguments.one_value(x_shape, channel, per_sample)
     weight = check_parameter("weight", weight, (channels,))
     bias = check_parameter("bias", bias, (channels,))
-    arguments.running(running_mean, running_var, channels, measure)
-    if running_mean is not None:
-        parameter_dtype("running_mean", running_mean)
-        parameter_dtype("running_var", running_var)
-    momentum = arguments.momentum(momentum)
+    if running_mean is None and running_var is None:
+        if not measure:
+            raise arguments.missing_statistics()
+    else:
+        check_running("running_mean", running_mean, channels, measure)
+        check_running("running_var", running_var, channels, measure)
+    if type(momentum) is not float or not 0 <= <double> momentum <= 1:
+        momentum = arguments.momentum(momentum)
     call.eps = check_eps(eps)
     if out is not None:
         check_out(out, a, code)
@@ -616,7 +674,7 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
     stats = given_stats(running_mean, running_var, call.eps)
     try:
         if return_stats:
-            mean = arguments.converted(running_mean, np.float64).copy()
+            mean = np.array(running_mean, np.float64)
             rstd = np.array([stats[i].rstd for i in range(channels)])
         y = run(&call, a, code, weight, bias, out, stats, None)
     finally:
@@ -635,7 +693,7 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, bint return_
     cdef tuple x_shape = shape_of(a)
     cdef object stats_out = None
 
-    channel = arguments.channel_axis(channel_axis, x_shape, 2, True)
+    channel = check_channel_axis(channel_axis, a, 2, True)
     check_size(a)
     channels = x_shape[channel]
     groups = arguments.num_groups(num_groups, channels, x_shape)

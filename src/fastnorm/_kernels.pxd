@@ -81,4 +81,5 @@ cdef extern from "kernels/threads.h" nogil:
     int threads_get()
     bint built_with_openmp()
     const char *built_with_compiler()
+    const char *built_version()
     void copy_bytes(const char *src, char *dst, ptrdiff_t count, bint stream)

@@ -63,6 +63,8 @@ const char *built_with_compiler(void) {
 #endif
 }
 
+const char *built_version(void) { return FASTNORM_VERSION; }
+
 void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream) {
     ptrdiff_t i = 0;
 #if defined(__SSE2__)

@@ -17,6 +17,7 @@ int threads_get(void);
 /* What this build was made with. */
 int built_with_openmp(void);
 const char *built_with_compiler(void);
+const char *built_version(void);
 
 /* Copy a share of bytes: the yardstick of the benchmarks.  stream: past the cache. */
 void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream);

@@ -1,0 +1,1 @@
+"""The benchmark of fastnorm: ``python -m bench`` from the root of the repository."""

@@ -1,0 +1,47 @@
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+def use_isa(name: str) -> None: ...
+def isas() -> tuple[str, ...]: ...
+def build() -> dict[str, Any]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def layer_norm(
+    x: npt.ArrayLike,
+    normalized_shape: Any,
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+    eps: float | None,
+    axis: Any,
+    out: Array | None,
+    return_stats: bool,
+    centre: bool,
+) -> Any: ...
+def channel_norm(
+    x: npt.ArrayLike,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+    measure: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    out: Array | None,
+    return_stats: bool,
+    per_sample: bool,
+) -> Any: ...
+def group_norm(
+    x: npt.ArrayLike,
+    num_groups: int,
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+    eps: float,
+    channel_axis: int,
+    out: Array | None,
+    return_stats: bool,
+) -> Any: ...
+def parallel_copy(x: Array, out: Array, stream: bool = False) -> None: ...

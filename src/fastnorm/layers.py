@@ -1,0 +1,646 @@
+"""Normalisation layers: parameters and running statistics around the functions.
+
+A layer owns arrays and decides which of them a call gets; everything that looks at the
+data is in `functional`. Names, defaults and state-dict keys are those of ``torch.nn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, SupportsIndex
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _arguments as check
+from .functional import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
+
+Array = NDArray[Any]
+_Integers = SupportsIndex | Sequence[SupportsIndex]
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not find, and what it found and has no place for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class TensorFile(Protocol):
+    """A file of named arrays that is not a mapping: ``safetensors.safe_open``."""
+
+    def keys(self) -> Iterable[str]: ...
+    def get_tensor(self, name: str, /) -> Any: ...
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    # By name and size: bfloat16 is a type of ml_dtypes, which the package does without.
+    known = {("float32", 4), ("float64", 8), ("float16", 2), ("bfloat16", 2)}
+    return (dtype.name, dtype.itemsize) in known
+
+
+def _parameter_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        # np.dtype(None) would be float64.
+        found: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not _is_float(found):
+        raise check.unsupported_dtype("dtype", repr(dtype) if found is None else found)
+    return np.dtype(found.type)  # in the machine's byte order
+
+
+def _converted(key: str, value: Any, target: Array) -> Array:
+    """Return `value` as a new array of `target`'s shape and dtype, or say why it cannot be."""
+    if not isinstance(target, np.ndarray) or not target.flags.writeable:
+        kind = type(target).__name__
+        raise ValueError(f"{key}: the layer's {kind} is not writeable; takes a writeable array")
+    try:
+        array = check.as_array(key, value)
+    except (TypeError, RuntimeError) as error:  # a torch tensor that requires a gradient
+        raise TypeError(f"{key}: cannot be made an array: {error}") from error
+    counts = target.dtype.kind == "i"
+    numbers = array.dtype.kind in ("iu" if counts else "iuf")
+    if not numbers and (counts or not _is_float(array.dtype)):
+        raise check.wrong_dtype(key, array.dtype, "integers" if counts else "real numbers")
+    if array.shape != target.shape:
+        raise check.wrong_shape(key, array.shape, target.shape)
+    new: Array = array.astype(target.dtype)
+    if counts and new.min(initial=0) < 0:
+        raise ValueError(f"{key}: is {new.min()}; takes 0 or a positive integer")
+    return new
+
+
+class _Layer:
+    """What all layers have: parameters, a mode, a state that can be saved, a representation."""
+
+    # The arrays that make up the state, in the order of torch's keys.
+    _state: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    # The arguments that the representation always shows: without and with their names.
+    _positional: ClassVar[tuple[str, ...]]
+    _named: ClassVar[tuple[str, ...]]
+
+    weight: Array | None
+    bias: Array | None
+
+    def __init__(self, shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike) -> None:
+        self.dtype = _parameter_dtype(dtype)
+        self.training = True
+        self.weight = np.ones(shape, self.dtype) if affine else None
+        if "bias" in self._state:
+            self.bias = np.zeros(shape, self.dtype) if affine and bias else None
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or with ``mode=False`` to evaluation; return the layer."""
+        if not isinstance(mode, (bool, np.bool_)):
+            raise TypeError(f"mode: is {mode!r}; takes True or False")
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation; return the layer."""
+        return self.train(False)
+
+    def _arrays(self) -> dict[str, Array]:
+        arrays = {name: getattr(self, name) for name in self._state}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the layer's arrays under torch's names, without those switched off.
+
+        Unlike torch's they are no views, so that a saved state stays what it was.
+        """
+        return {name: np.array(array) for name, array in self._arrays().items()}
+
+    def load_state_dict(
+        self, mapping: Mapping[str, Any] | TensorFile, strict: bool = True, prefix: str = ""
+    ) -> IncompatibleKeys:
+        """Copy values into the layer's arrays, in place and in the dtypes that these have.
+
+        Parameters
+        ----------
+        mapping : mapping of str to array_like
+            Such as a `state_dict`, what `numpy.load` gives for an ``.npz`` file, or an open
+            ``safetensors.safe_open``. Only the values that are needed are looked up. They
+            may be integers or floating-point numbers of any precision.
+        strict : bool
+            Whether missing or unexpected keys are refused. ``num_batches_tracked`` is never
+            missed, for old checkpoints do not have it; the layer's own count then stays.
+        prefix : str
+            What the keys start with, such as ``"encoder.layer.0.norm."``. Keys that start
+            otherwise are ignored.
+
+        Returns
+        -------
+        missing_keys, unexpected_keys : list of str
+            A named tuple; the keys are given with the prefix.
+
+        Raises
+        ------
+        ValueError
+            For missing or unexpected keys when `strict`, for other shapes, for an array of
+            the layer that cannot be written to.
+        TypeError
+            For values that are not real numbers. Nothing is copied when anything is refused.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix: is {prefix!r}; takes a string")
+        fetch = getattr(mapping, "get_tensor", None) or getattr(mapping, "__getitem__", None)
+        if fetch is None or not hasattr(mapping, "keys"):
+            kind = type(mapping).__name__
+            raise TypeError(f"mapping: is a {kind}; takes a mapping of names to arrays")
+        found = [key for key in mapping.keys() if str(key).startswith(prefix)]  # noqa: SIM118
+        targets = {prefix + name: array for name, array in self._arrays().items()}
+        optional = prefix + "num_batches_tracked"
+        keys = IncompatibleKeys(
+            [key for key in targets if key not in found and key != optional],
+            [key for key in found if key not in targets],
+        )
+        if strict and (keys.missing_keys or keys.unexpected_keys):
+            raise ValueError(
+                f"mapping: is missing {keys.missing_keys} and has unexpected "
+                f"{keys.unexpected_keys}; takes the keys of {self!r}"
+            )
+        # Every value is converted before the first is copied: a refusal changes nothing.
+        news = {key: _converted(key, fetch(key), targets[key]) for key in targets if key in found}
+        for key, new in news.items():
+            np.copyto(targets[key], new)
+        return keys
+
+    def __repr__(self) -> str:
+        """Return the call that makes such a layer, without keywords that are at their defaults."""
+        parts = [repr(getattr(self, name)) for name in self._positional]
+        parts += [f"{name}={getattr(self, name)!r}" for name in self._named]
+        if "bias" in self._state and self.weight is not None and self.bias is None:
+            parts.append("bias=False")
+        for name, default in (("channel_axis", 1), ("axis", None)):
+            if getattr(self, name, default) != default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        if self.dtype != np.float32:
+            parts.append(f"dtype={self.dtype.name!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class _ChannelLayer(_Layer):
+    """A layer with one weight and bias for each channel."""
+
+    def __init__(
+        self, channels: int, affine: bool, bias: bool, channel_axis: SupportsIndex, dtype: DTypeLike
+    ) -> None:
+        super().__init__((channels,), affine, bias, dtype)
+        self.affine = bool(affine)
+        self.channel_axis = check.integer("channel_axis", channel_axis)
+
+    def _check_channels(self, x: Array) -> None:
+        # A weight tells the function how many channels there are; without one nothing may.
+        if self.weight is not None:
+            return
+        name = self._positional[-1]
+        shape, axis, channels = getattr(x, "shape", ()), self.channel_axis, getattr(self, name)
+        if -len(shape) <= axis < len(shape) and shape[axis] != channels:
+            raise ValueError(
+                f"x: has shape {shape}, which is {shape[axis]} channels at channel_axis {axis}; "
+                f"takes {channels}, the layer's {name}"
+            )
+
+
+class _TrackingLayer(_ChannelLayer):
+    """Batch and instance normalisation: all but the defaults and the function called."""
+
+    _state = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    _positional = ("num_features",)
+    _named = ("eps", "momentum", "affine", "track_running_stats")
+    _normalise: ClassVar[Callable[..., Any]]
+
+    running_mean: Array | None
+    running_var: Array | None
+    num_batches_tracked: Array | None
+
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
+        channel_axis: SupportsIndex,
+        dtype: DTypeLike,
+    ) -> None:
+        self.num_features = check.positive_int("num_features", num_features)
+        self.eps = check.eps(eps)
+        self.momentum = None if momentum is None else check.momentum(momentum)
+        super().__init__(self.num_features, affine, bias, channel_axis, dtype)
+        self.track_running_stats = bool(track_running_stats)
+        self.running_mean = self.running_var = self.num_batches_tracked = None
+        if track_running_stats:
+            # Steps of a running average soon vanish in the rounding of half precision.
+            wide = np.float64 if self.dtype == np.float64 else np.float32
+            self.running_mean = np.zeros(self.num_features, wide)
+            self.running_var = np.ones(self.num_features, wide)
+            self.num_batches_tracked = np.array(0, np.int64)
+
+    def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
+        """Normalise `x`, in training also update the running statistics; see the class."""
+        self._check_channels(x)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / (int(self.num_batches_tracked or 0) + 1)
+        stats = self.running_mean, self.running_var
+        use_batch = self.training or self.running_mean is None
+        axis, weight, bias = self.channel_axis, self.weight, self.bias
+        y: Array = self._normalise(
+            x, *stats, weight, bias, use_batch, momentum, self.eps, channel_axis=axis, out=out
+        )
+        # Only now, for a refused call does not count, nor does a batch without a value.
+        if self.training and self.num_batches_tracked is not None and y.size:
+            self.num_batches_tracked += 1
+        return y
+
+
+class BatchNorm(_TrackingLayer):
+    """Batch normalisation: every channel over the batch and all positions [1]_.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, in training with the mean and the
+    biased variance of the batch, in evaluation with the running ones. Training moves
+    these by ``running = (1 - momentum) * running + momentum * batch``, where the batch's
+    variance is the unbiased one.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        The weight of the newest batch, from 0 to 1; None makes the running statistics the
+        mean over all batches since `num_batches_tracked` was 0.
+    affine : bool
+        Whether there are a weight and a bias.
+    track_running_stats : bool
+        Whether there are running statistics. Without them, evaluation too uses the batch's.
+    bias : bool
+        Whether there is a bias, given `affine`.
+    channel_axis : int
+        The axis of the channels: 1 for NCHW, -1 for NHWC.
+    dtype : dtype
+        Of the parameters: float32, float64, float16 or bfloat16. The input's is independent.
+
+    Attributes
+    ----------
+    weight, bias : array of shape (C,) or None
+        Ones and zeros at first, of the layer's dtype; other arrays may be assigned.
+    running_mean, running_var : array of shape (C,) or None
+        Zeros and ones at first; float64 in a float64 layer, else float32.
+    num_batches_tracked : array of shape () and dtype int64, or None
+        Batches that the running statistics have seen, empty ones not counted.
+    training : bool
+        True at first; see `train` and `eval`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the constructor and by the call, which then has changed nothing. In training a
+        channel needs more than one value.
+
+    Notes
+    -----
+    The layer is called on an array of shape (N, C, ...) and returns one of the same shape and
+    dtype, or `out`, which may be the input itself.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+       Reducing Internal Covariate Shift", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm import BatchNorm
+    >>> layer = BatchNorm(2)
+    >>> layer(np.array([[1, 10], [3, 30]], np.float32)).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> layer.running_mean, layer.running_var
+    (array([0.2, 2. ], dtype=float32), array([ 1.1, 20.9], dtype=float32))
+    >>> layer.eval()(np.array([[0.2, 2]], np.float32))
+    array([[0., 0.]], dtype=float32)
+    """
+
+    _normalise = staticmethod(batch_norm)
+
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype
+        )
+
+
+class InstanceNorm(_TrackingLayer):
+    """Instance normalisation: every channel of every sample over all positions [1]_.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the mean and the biased variance
+    of the sample's channel. Where running statistics are tracked they are averages over the
+    samples, and evaluation uses them, as batch normalisation does.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype
+        As in `BatchNorm`; parameters and running statistics are off by default.
+
+    Attributes
+    ----------
+    weight, bias, running_mean, running_var, num_batches_tracked, training
+        As in `BatchNorm`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the constructor and by the call, which then has changed nothing. A channel of a
+        sample needs more than one value.
+
+    Notes
+    -----
+    The layer is called on an array of shape (N, C, ...), never on a single sample without N.
+
+    `num_batches_tracked` counts, and ``momentum=None`` is the mean over all batches; torch's
+    instance norm leaves the count at 0 and with ``momentum=None`` its running statistics too.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing
+       Ingredient for Fast Stylization", 2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm import InstanceNorm
+    >>> layer = InstanceNorm(2)
+    >>> layer(np.array([[[1, 3], [10, 30]]], np.float32)).round(3)
+    array([[[-1.,  1.],
+            [-1.,  1.]]], dtype=float32)
+    """
+
+    _normalise = staticmethod(instance_norm)
+
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        channel_axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype
+        )
+
+
+class GroupNorm(_ChannelLayer):
+    """Group normalisation: groups of neighbouring channels over all positions [1]_.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the mean and the biased variance
+    of a sample's group, and a weight and a bias for each channel.
+
+    Parameters
+    ----------
+    num_groups : int
+        The number of groups, a divisor of `num_channels`.
+    num_channels : int
+        The number of channels C.
+    eps, affine, bias, channel_axis, dtype
+        As in `BatchNorm`.
+
+    Attributes
+    ----------
+    weight, bias : array of shape (C,) or None
+        Ones and zeros at first, of the layer's dtype.
+    training : bool
+        Makes no difference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the constructor and by the call, which then has changed nothing.
+
+    Notes
+    -----
+    The layer is called on an array of shape (N, C, ...).
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group Normalization", 2018, arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm import GroupNorm
+    >>> GroupNorm(2, 4)(np.array([[1, 3, 10, 30]], np.float32)).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    _positional = ("num_groups", "num_channels")
+    _named = ("eps", "affine")
+
+    def __init__(
+        self,
+        num_groups: SupportsIndex,
+        num_channels: SupportsIndex,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_groups = check.positive_int("num_groups", num_groups)
+        self.num_channels = check.positive_int("num_channels", num_channels)
+        if self.num_channels % self.num_groups:
+            raise ValueError(
+                f"num_groups: is {self.num_groups}; takes a divisor of num_channels, which is "
+                f"{self.num_channels}"
+            )
+        self.eps = check.eps(eps)
+        super().__init__(self.num_channels, affine, bias, channel_axis, dtype)
+
+    def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
+        """Normalise `x`; see the class."""
+        self._check_channels(x)
+        axis, weight, bias = self.channel_axis, self.weight, self.bias
+        y: Array = group_norm(
+            x, self.num_groups, weight, bias, self.eps, channel_axis=axis, out=out
+        )
+        return y
+
+
+class _ShapeLayer(_Layer):
+    """A layer with one weight and bias for each element of what is normalised."""
+
+    _positional = ("normalized_shape",)
+    _named = ("eps", "elementwise_affine")
+
+    def __init__(
+        self,
+        normalized_shape: _Integers,
+        elementwise_affine: bool,
+        bias: bool,
+        axis: _Integers | None,
+        dtype: DTypeLike,
+    ) -> None:
+        self.normalized_shape = check.shape_argument(normalized_shape)
+        self.axis: tuple[int, ...] | None = None
+        if axis is not None:
+            axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+            self.axis = tuple(check.integer("axis", a) for a in axes)
+            if len(self.axis) != len(self.normalized_shape):
+                raise ValueError(
+                    f"axis: is {self.axis}; takes one axis for each length in normalized_shape, "
+                    f"which is {self.normalized_shape}"
+                )
+        super().__init__(self.normalized_shape, elementwise_affine, bias, dtype)
+        self.elementwise_affine = bool(elementwise_affine)
+
+
+class LayerNorm(_ShapeLayer):
+    """Layer normalisation: every sample over its last axes, or over other ones [1]_.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the mean and the biased variance
+    over the normalised axes, and a weight and a bias for each of their elements.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        The lengths of the normalised axes.
+    eps : float
+        Added to the variance.
+    elementwise_affine : bool
+        Whether there are a weight and a bias.
+    bias : bool
+        Whether there is a bias, given `elementwise_affine`.
+    axis : int, tuple of int or None
+        The normalised axes, one for each of `normalized_shape`; None for the last ones.
+        ``LayerNorm(C, axis=1)`` normalises over the channels of NCHW.
+    dtype : dtype
+        Of the parameters: float32, float64, float16 or bfloat16. The input's is independent.
+
+    Attributes
+    ----------
+    weight, bias : array of shape `normalized_shape` or None
+        Ones and zeros at first, of the layer's dtype.
+    training : bool
+        Makes no difference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the constructor and by the call, which then has changed nothing.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", 2016,
+       arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm import LayerNorm
+    >>> LayerNorm(2)(np.array([[1, 3], [30, 10]], np.float32)).round(3)
+    array([[-1.,  1.],
+           [ 1., -1.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: _Integers,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        axis: _Integers | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.eps = check.eps(eps)
+        super().__init__(normalized_shape, elementwise_affine, bias, axis, dtype)
+
+    def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
+        """Normalise `x`; see the class."""
+        shape, weight, bias = self.normalized_shape, self.weight, self.bias
+        y: Array = layer_norm(x, shape, weight, bias, self.eps, axis=self.axis, out=out)
+        return y
+
+
+class RMSNorm(_ShapeLayer):
+    """Root-mean-square normalisation over the last axes, or over other ones [1]_.
+
+    ``y = x / sqrt(mean(x**2) + eps) * weight``: layer normalisation without subtracting the
+    mean and without a bias.
+
+    Parameters
+    ----------
+    normalized_shape, elementwise_affine, axis, dtype
+        As in `LayerNorm`.
+    eps : float or None
+        Added to the mean square; None is the machine epsilon of the arithmetic, which is
+        float64 for float64 input and float32 for all other.
+
+    Attributes
+    ----------
+    weight : array of shape `normalized_shape` or None
+        Ones at first, of the layer's dtype.
+    training : bool
+        Makes no difference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the constructor and by the call, which then has changed nothing.
+
+    References
+    ----------
+    .. [1] B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", 2019,
+       arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm import RMSNorm
+    >>> RMSNorm(2)(np.array([[1, 7], [3, 3]], np.float32)).round(3)
+    array([[0.2, 1.4],
+           [1. , 1. ]], dtype=float32)
+    """
+
+    _state = ("weight",)
+
+    def __init__(
+        self,
+        normalized_shape: _Integers,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        axis: _Integers | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.eps = None if eps is None else check.eps(eps)
+        super().__init__(normalized_shape, elementwise_affine, False, axis, dtype)
+
+    def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
+        """Normalise `x`; see the class."""
+        shape, weight = self.normalized_shape, self.weight
+        y: Array = rms_norm(x, shape, weight, self.eps, axis=self.axis, out=out)
+        return y
