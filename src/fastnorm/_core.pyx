@@ -24,7 +24,7 @@ threads_init()
 # Work below this many elements is done sooner than a second thread is woken.
 cdef Py_ssize_t SERIAL_BELOW = 32768
 # Output beyond this many bytes is stored past the cache, which it would only flush.
-cdef Py_ssize_t STREAM_ABOVE = 32 << 20
+cdef Py_ssize_t STREAM_ABOVE = 16 << 20
 # Ranges of work handed out per thread: enough to even out threads that are slowed down.
 cdef int PARTS_PER_THREAD = 8
 

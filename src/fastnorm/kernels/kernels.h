@@ -55,6 +55,7 @@ typedef struct {
     Nest kept;
     Walk measure, apply; /* rows */
     Nest rows;           /* columns: the rows of a block, `fold` to one */
+    int dense;           /* which follow each other without gaps */
     ptrdiff_t row_chunk, chunks;
     ptrdiff_t width, group, fold; /* width is that of `fold` rows side by side */
     ptrdiff_t tail_rows;          /* rows left over by folding */

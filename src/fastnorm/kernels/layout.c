@@ -156,6 +156,8 @@ static void plan_columns(Plan *plan, Axis *kept, int nkept, Axis *reduced, int n
     plan->stats_per_block = run.size / plan->group;
     if (channel.role & PARAM && channel.size == run.size)
         fold_rows(plan, itemsize);
+    plan->dense = plan->rows.ndim == 1 && plan->rows.x[0] == plan->width * itemsize &&
+                  plan->rows.y[0] == plan->rows.x[0];
     ptrdiff_t share = (plan->rows.count + 63) / 64;
     plan->row_chunk = MAX(1024, (share + 63) / 64 * 64);
     plan->chunks = (plan->rows.count + plan->row_chunk - 1) / plan->row_chunk;
@@ -252,9 +254,9 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     if (plan->fold > 1)
         return threads == 1 || (rows * plan->width * itemsize <= CACHE_BYTES &&
                                 balanced(plan->kept.count, threads));
-    /* Narrower strips, but of whole cache lines, if only then a strip's rows stay in the cache and
-     * every thread has its part. */
-    const ptrdiff_t unit = group % 64 == 0 ? group : 64 % group == 0 ? 64 : group * 8;
+    /* Narrower strips, if only then a strip's rows stay in the cache and every thread has its
+     * part; but not so narrow that memory is read in snippets. */
+    const ptrdiff_t unit = (256 + group - 1) / group * group;
     while (plan->strip > unit && (rows * plan->strip * itemsize > CACHE_BYTES ||
                                   !balanced(columns_tasks(plan), threads)))
         plan->strip = MAX(plan->strip / 2 / unit * unit, unit);

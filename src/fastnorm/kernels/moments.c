@@ -3,7 +3,7 @@
 #include "nest.h"
 
 void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t unit) {
-    stats[unit] = pool_rows(plan, moments + unit * plan->measure.chunks);
+    pool_rows(plan, moments + unit * plan->measure.chunks, &stats[unit]);
 }
 
 /* The statistics first..last-1, numbered through all blocks; their columns' chunks are pooled in
@@ -21,7 +21,7 @@ void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first
                     moments_merge(column, column + chunk * plan->width);
             }
         }
-        stats[i] = pool_columns(plan, columns, columns + plan->chunks * plan->width, stat);
+        pool_columns(plan, columns, columns + plan->chunks * plan->width, stat, &stats[i]);
     }
 }
 
@@ -30,11 +30,11 @@ Stat stat_given(double mean, double var, double eps) {
 }
 
 void stats_store(const Nest *order, const Stat *stats, double *mean, double *var, double *rstd) {
-    Cursor at;
-    cursor_at(&at, order, 0);
-    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&at)) {
-        mean[at.stat] = stats[i].mean + stats[i].rest;
-        var[at.stat] = stats[i].var;
-        rstd[at.stat] = stats[i].rstd;
+    Cursor cursor;
+    cursor_at(&cursor, order, 0);
+    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&cursor)) {
+        mean[cursor.at.stat] = stats[i].mean + stats[i].rest;
+        var[cursor.at.stat] = stats[i].var;
+        rstd[cursor.at.stat] = stats[i].rstd;
     }
 }

@@ -14,13 +14,11 @@ static inline double two_sum(double a, double b, double *rest) {
 }
 
 /* The moments of n elements from the sums of d and d*d, where d = x - reference. */
-static inline Moments moments_of_sums(double n, double reference, double s1, double s2) {
-    Moments m = {.n = n};
-    m.mean = two_sum(reference, s1 / n, &m.rest);
-    m.m2 = s2 - s1 * (s1 / n);
-    if (m.m2 < 0)
-        m.m2 = 0;
-    return m;
+static inline void moments_of_sums(Moments *m, double n, double reference, double s1, double s2) {
+    double m2 = s2 - s1 * (s1 / n);
+    m->n = n;
+    m->mean = two_sum(reference, s1 / n, &m->rest);
+    m->m2 = m2 < 0 ? 0 : m2;
 }
 
 /* Chan, Golub and LeVeque (1979): add b's elements to a. */
@@ -35,24 +33,25 @@ static inline void moments_merge(Moments *a, const Moments *b) {
     a->n = n;
 }
 
-static inline Stat moments_finish(const Moments *m, double eps) {
-    Stat s = {m->mean, m->rest, m->m2 / m->n, 0};
-    s.rstd = 1.0 / sqrt(s.var + eps);
-    return s;
+static inline void moments_finish(const Moments *m, double eps, Stat *s) {
+    s->mean = m->mean;
+    s->rest = m->rest;
+    s->var = m->m2 / m->n;
+    s->rstd = 1.0 / sqrt(s->var + eps);
 }
 
 /* Pool the chunks of a unit of rows: in the order of the shape, whoever measured them. */
-static inline Stat pool_rows(const Plan *plan, const Moments *chunks) {
+static inline void pool_rows(const Plan *plan, const Moments *chunks, Stat *out) {
     Moments m = chunks[0];
     for (ptrdiff_t i = 1; i < plan->measure.chunks; i++)
         moments_merge(&m, &chunks[i]);
-    return moments_finish(&m, plan->eps);
+    moments_finish(&m, plan->eps, out);
 }
 
 /* Pool the columns of one statistic: its channels, the rows that lie side by side (`fold`), and
  * those left over (`tail`). */
-static inline Stat pool_columns(const Plan *plan, const Moments *columns, const Moments *tail,
-                                ptrdiff_t stat) {
+static inline void pool_columns(const Plan *plan, const Moments *columns, const Moments *tail,
+                                ptrdiff_t stat, Stat *out) {
     ptrdiff_t channels = plan->width / plan->fold, first = stat * plan->group;
     Moments m = columns[first];
     for (ptrdiff_t c = first; c < first + plan->group; c++) {
@@ -61,7 +60,7 @@ static inline Stat pool_columns(const Plan *plan, const Moments *columns, const 
         if (plan->tail_rows)
             moments_merge(&m, &tail[c]);
     }
-    return moments_finish(&m, plan->eps);
+    moments_finish(&m, plan->eps, out);
 }
 
 /* ---- moments.c ---- */

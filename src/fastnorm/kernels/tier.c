@@ -12,6 +12,9 @@
 #define EXPAND3(a, b, c) PASTE3(a, b, c)
 #define NAME(name) EXPAND3(name, TAG, TIER)
 
+/* The vectors that hold 16 float64 sums. */
+enum { SUM_VECTORS = 16 * 8 / VBYTES };
+
 /* Additions per float32 lane before it goes to float64. */
 #define FLUSH 8
 
@@ -27,16 +30,8 @@
 #define FOUR(x) x, x, x, x
 #define ONES_AFTER_ZEROS FOUR(ZEROS_16), FOUR(ZEROS_16), FOUR(ONES_16), FOUR(ONES_16)
 
-INLINE void f32_load_wide(const float *p, vf64 *out) {
-    out[0] = half_to_f64(p);
-    out[1] = half_to_f64(p + VBYTES / sizeof(double));
-}
-
-INLINE void f32_split(vf32 v, vf64 *out) {
-    float buffer[VBYTES / sizeof(float)];
-    memcpy(buffer, &v, sizeof v);
-    f32_load_wide(buffer, out);
-}
+/* The parameters that are not there. */
+static const double f64_one = 1, f64_zero = 0;
 
 /* The ways to apply, as bits. */
 enum {
@@ -45,7 +40,8 @@ enum {
     PARAM_VECTOR = 4, /* wide: weight and bias do */
     NO_WEIGHT = 8,    /* that vary, but are not there */
     NO_BIAS = 16,
-    STREAM = 32 /* store past the cache */
+    PERIODIC = 32, /* coefficients repeat with a period */
+    STREAM = 64    /* store past the cache */
 };
 
 /* The mathematics is the same text for every element type.
@@ -57,12 +53,12 @@ enum {
 #define ELEM float
 #define REAL float
 #define VREAL vf32
+#define TO_WIDE(v, out) f32_to_f64(v, out)
+#define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vf32
 #define TO_REAL(v) (v)
 #define FROM_REAL(v) (v)
 #define STREAM_REAL(p, v) stream_vector(p, v)
-#define LOAD_WIDE(p, out) f32_load_wide(p, out)
-#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
 #define NEEDS_RANGE 1
 #include "kernels.inc"
 
@@ -70,12 +66,12 @@ enum {
 #define ELEM double
 #define REAL double
 #define VREAL vf64
+#define TO_WIDE(v, out) (void)((out)[0] = (v))
+#define FROM_WIDE(v) (v)[0]
 #define VELEM vf64
 #define TO_REAL(v) (v)
 #define FROM_REAL(v) (v)
 #define STREAM_REAL(p, v) stream_vector(p, (vf32)(v))
-#define LOAD_WIDE(p, out) memcpy(out, p, VBYTES)
-#define FROM_WIDE(v) (v)[0]
 #define NEEDS_RANGE 0
 #include "kernels.inc"
 
@@ -83,12 +79,12 @@ enum {
 #define ELEM uint16_t
 #define REAL float
 #define VREAL vf32
+#define TO_WIDE(v, out) f32_to_f64(v, out)
+#define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
 #define TO_REAL(v) f16_to_f32(v)
 #define FROM_REAL(v) f32_to_f16(v)
 #define STREAM_REAL(p, v) NAME(store)(p, v)
-#define LOAD_WIDE(p, out) f32_split(NAME(load)(p), out)
-#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
 #define NEEDS_RANGE 1
 #include "kernels.inc"
 
@@ -96,12 +92,12 @@ enum {
 #define ELEM uint16_t
 #define REAL float
 #define VREAL vf32
+#define TO_WIDE(v, out) f32_to_f64(v, out)
+#define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
 #define TO_REAL(v) bf16_to_f32(v)
 #define FROM_REAL(v) f32_to_bf16(v)
 #define STREAM_REAL(p, v) NAME(store)(p, v)
-#define LOAD_WIDE(p, out) f32_split(NAME(load)(p), out)
-#define FROM_WIDE(v) halves_to_f32((v)[0], (v)[1])
 #define NEEDS_RANGE 1
 #include "kernels.inc"
 

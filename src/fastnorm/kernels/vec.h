@@ -25,6 +25,21 @@
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 
+/* For loops over a few vectors, which then stay in registers; and for loops around those, which
+ * would need more registers than there are. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#define ROLLED _Pragma("GCC unroll 1")
+#endif
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+/* A line of the cache, which streaming stores should fill. */
+#define LINE_BYTES 64
+
 /* The vector stays at the register's width: a wider type is legal but is lowered badly. */
 #if defined(__AVX512F__)
 #define VBYTES 64
@@ -38,6 +53,8 @@
  * every tier adds the same numbers in the same order. */
 #define WIDE_BYTES 128
 #define NV (WIDE_BYTES / VBYTES)
+
+enum { F64_LANES = VBYTES / 8 };
 
 typedef float vf32 __attribute__((vector_size(VBYTES)));
 typedef double vf64 __attribute__((vector_size(VBYTES)));
@@ -108,45 +125,50 @@ INLINE vu16 f32_to_f16(vf32 f) {
 }
 #endif
 
-/* ---- float32 to float64, half a vector at a time, and back ---- */
+/* ---- float32 to float64, which takes two vectors, and back ---- */
 
 #if VBYTES == 64
-INLINE vf64 half_to_f64(const float *p) { return (vf64)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
-INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
-    __m512 low = _mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)a));
-    return (vf32)_mm512_insertf32x8(low, _mm512_cvtpd_ps((__m512d)b), 1);
+INLINE void f32_to_f64(vf32 v, vf64 *out) {
+    out[0] = (vf64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    out[1] = (vf64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+}
+INLINE vf32 f64_to_f32(const vf64 *v) {
+    __m512 low = _mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)v[0]));
+    return (vf32)_mm512_insertf32x8(low, _mm512_cvtpd_ps((__m512d)v[1]), 1);
 }
 #elif VBYTES == 32
-INLINE vf64 half_to_f64(const float *p) { return (vf64)_mm256_cvtps_pd(_mm_loadu_ps(p)); }
-INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
-    return (vf32)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)b), _mm256_cvtpd_ps((__m256d)a));
+INLINE void f32_to_f64(vf32 v, vf64 *out) {
+    out[0] = (vf64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+    out[1] = (vf64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+}
+INLINE vf32 f64_to_f32(const vf64 *v) {
+    return (vf32)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)v[1]), _mm256_cvtpd_ps((__m256d)v[0]));
 }
 #elif defined(__SSE2__)
-INLINE vf64 half_to_f64(const float *p) {
-    return (vf64)_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+INLINE void f32_to_f64(vf32 v, vf64 *out) {
+    out[0] = (vf64)_mm_cvtps_pd((__m128)v);
+    out[1] = (vf64)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v));
 }
-INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
-    return (vf32)_mm_movelh_ps(_mm_cvtpd_ps((__m128d)a), _mm_cvtpd_ps((__m128d)b));
+INLINE vf32 f64_to_f32(const vf64 *v) {
+    return (vf32)_mm_movelh_ps(_mm_cvtpd_ps((__m128d)v[0]), _mm_cvtpd_ps((__m128d)v[1]));
 }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
-INLINE vf64 half_to_f64(const float *p) { return (vf64)vcvt_f64_f32(vld1_f32(p)); }
-INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
-    return (vf32)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)a), (float64x2_t)b);
+INLINE void f32_to_f64(vf32 v, vf64 *out) {
+    out[0] = (vf64)vcvt_f64_f32(vget_low_f32((float32x4_t)v));
+    out[1] = (vf64)vcvt_high_f64_f32((float32x4_t)v);
+}
+INLINE vf32 f64_to_f32(const vf64 *v) {
+    return (vf32)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)v[0]), (float64x2_t)v[1]);
 }
 #else
-INLINE vf64 half_to_f64(const float *p) {
-    vf64 r;
-    for (size_t i = 0; i < VBYTES / sizeof(double); i++)
-        r[i] = (double)p[i];
-    return r;
+INLINE void f32_to_f64(vf32 v, vf64 *out) {
+    for (int i = 0; i < 2 * F64_LANES; i++)
+        out[i / F64_LANES][i % F64_LANES] = (double)v[i];
 }
-INLINE vf32 halves_to_f32(vf64 a, vf64 b) {
-    const size_t half = VBYTES / sizeof(double);
+INLINE vf32 f64_to_f32(const vf64 *v) {
     vf32 r;
-    for (size_t i = 0; i < half; i++) {
-        r[i] = (float)a[i];
-        r[half + i] = (float)b[i];
-    }
+    for (int i = 0; i < 2 * F64_LANES; i++)
+        r[i] = (float)v[i / F64_LANES][i % F64_LANES];
     return r;
 }
 #endif
