@@ -92,8 +92,7 @@ class MiniLM:
         self.eps: float = config["layer_norm_eps"]
         weights = load_safetensors((MODEL / "model.safetensors").read_bytes())
         self.weights = {
-            name: weight.astype(self.dtype, copy=False)
-            for name, weight in weights.items()
+            name: weight.astype(self.dtype, copy=False) for name, weight in weights.items()
         }
 
         self.tokenizer = Tokenizer.from_str(read_text("tokenizer.json"))
@@ -213,9 +212,7 @@ def report(sentences: Sequence[str], similarity: Array) -> str:
 def main() -> None:
     """Print how similar the sentences on the command line are."""
     parser = argparse.ArgumentParser(description="Cosine similarities of sentences.")
-    parser.add_argument(
-        "sentences", nargs="*", metavar="SENTENCE", help="two or more, in English"
-    )
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="two or more, in English")
     sentences = parser.parse_args().sentences or SENTENCES
     if len(sentences) < 2:
         parser.error("one sentence has nothing to be compared with; give two or more")

@@ -20,8 +20,7 @@ SENTENCES = [
     "The orchestra rehearsed the symphony all afternoon.",
     "",
     "Größe, naïve café — 東京で寿司を食べる 🍣",
-    "The quick brown fox jumps over the lazy dog. " * 20
-    + "A man is eating food. " * 40,
+    "The quick brown fox jumps over the lazy dog. " * 20 + "A man is eating food. " * 40,
 ]
 
 # Their cosine similarities according to sentence-transformers 6.2.0 with PyTorch,
@@ -38,7 +37,8 @@ COSINES = [
 
 def load_example() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sentence_embeddings", EXAMPLE)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

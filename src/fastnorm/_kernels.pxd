@@ -35,14 +35,18 @@ cdef extern from "kernels/kernels.h" nogil:
         const double *bias
 
     ctypedef struct Kernels:
-        void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk, Moments *) noexcept nogil
-        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
-        void (*rows_fused)(const Plan *, ptrdiff_t first, ptrdiff_t last, Stat *) noexcept nogil
+        void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk,
+                             Moments *) noexcept nogil
+        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t unit,
+                           ptrdiff_t chunk) noexcept nogil
+        void (*rows_fused)(const Plan *, ptrdiff_t first, ptrdiff_t last,
+                           Stat *) noexcept nogil
         void (*columns_measure)(const Plan *, ptrdiff_t block, ptrdiff_t strip, ptrdiff_t chunk,
                                 Moments *) noexcept nogil
         void (*columns_apply)(const Plan *, const Stat *, ptrdiff_t block, ptrdiff_t strip,
                               ptrdiff_t chunk) noexcept nogil
-        void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip, Stat *) noexcept nogil
+        void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip,
+                              Stat *) noexcept nogil
         void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
 
     int isa_count()

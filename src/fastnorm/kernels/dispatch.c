@@ -31,8 +31,8 @@ static int x86_level(void) {
         AVX512CD = 1 << 28,
         AVX512BW = 1 << 30,
         V3_7 = BMI1 | AVX2 | BMI2,
-        LZCNT = 1 << 5,  /* leaf 0x80000001, ecx */
-        YMM = 0x6,       /* XCR0: the system saves these registers */
+        LZCNT = 1 << 5, /* leaf 0x80000001, ecx */
+        YMM = 0x6,      /* XCR0: the system saves these registers */
         ZMM = 0xe6
     };
     const unsigned v4_7 = (unsigned)(AVX512F | AVX512DQ | AVX512CD | AVX512BW) | 1u << 31;

@@ -83,9 +83,8 @@ static void make_walk(Walk *walk, Axis *axes, int n) {
         walk->pieces = (walk->length + CHUNK - 1) / CHUNK;
     else
         walk->per_chunk = CHUNK / MAX(walk->length, 1);
-    walk->chunks = walk->pieces > 1
-                       ? walk->runs.count * walk->pieces
-                       : (walk->runs.count + walk->per_chunk - 1) / walk->per_chunk;
+    walk->chunks = walk->pieces > 1 ? walk->runs.count * walk->pieces
+                                    : (walk->runs.count + walk->per_chunk - 1) / walk->per_chunk;
 }
 
 /* Parameters are laid out like the array's memory, so that they too are read in order. */
@@ -129,8 +128,7 @@ static void order_statistics(Plan *plan, Order *order, Axis *axes, int n) {
 static void fold_rows(Plan *plan, ptrdiff_t itemsize) {
     Nest *rows = &plan->rows;
     ptrdiff_t bytes = plan->width * itemsize;
-    if (plan->width >= FEW_COLUMNS || rows->ndim != 1 || rows->x[0] != bytes ||
-        rows->y[0] != bytes)
+    if (plan->width >= FEW_COLUMNS || rows->ndim != 1 || rows->x[0] != bytes || rows->y[0] != bytes)
         return;
     ptrdiff_t k = MIN(FOLD_WIDTH / plan->width, rows->size[0] / 8);
     if (k * plan->width < FEW_COLUMNS)
@@ -257,8 +255,8 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     /* Narrower strips, if only then a strip's rows stay in the cache and every thread has its
      * part; but not so narrow that memory is read in snippets. */
     const ptrdiff_t unit = (256 + group - 1) / group * group;
-    while (plan->strip > unit && (rows * plan->strip * itemsize > CACHE_BYTES ||
-                                  !balanced(columns_tasks(plan), threads)))
+    while (plan->strip > unit &&
+           (rows * plan->strip * itemsize > CACHE_BYTES || !balanced(columns_tasks(plan), threads)))
         plan->strip = MAX(plan->strip / 2 / unit * unit, unit);
     if (rows * plan->strip * itemsize <= CACHE_BYTES && balanced(columns_tasks(plan), threads))
         return 1;

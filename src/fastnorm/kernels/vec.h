@@ -117,8 +117,8 @@ INLINE vu16 f32_to_f16(vf32 f) {
     /* 0.5 has its last bit at 2^-24, where float16's subnormals have theirs */
     vf32 half = (vf32)((magnitude ^ magnitude) + (126 << 23));
     vu32 subnormal = (vu32)((vf32)magnitude + half) - (vu32)half;
-    vu32 special = select_u32((vi32)magnitude > 0x7f800000, (bits ^ bits) + 0x7e00,
-                              (bits ^ bits) + 0x7c00);
+    vu32 special =
+        select_u32((vi32)magnitude > 0x7f800000, (bits ^ bits) + 0x7e00, (bits ^ bits) + 0x7c00);
     vu32 r = select_u32((vi32)magnitude < ((127 - 14) << 23), subnormal, normal);
     r = select_u32((vi32)magnitude >= ((127 + 16) << 23), special, r);
     return __builtin_convertvector(r | (sign >> 16), vu16);

@@ -1,0 +1,105 @@
+# Included by _core.pyx: running the kernels of a plan on threads.
+
+# Ranges of work handed out per thread: enough to even out threads that are slowed down.
+cdef int PARTS_PER_THREAD = 8
+
+# A piece of work: the kernels of a plan on the items first..last-1 of some kind.
+ctypedef struct Job:
+    const Plan *plan
+    const Kernels *kernels
+    Moments *moments
+    Stat *stats
+    ptrdiff_t strips
+
+ctypedef void (*Task)(const Job *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+
+
+cdef void for_ranges(Task task, const Job *job, ptrdiff_t n, int threads) noexcept nogil:
+    """Run a task over 0..n-1; who does which range does not matter to any task."""
+    cdef ptrdiff_t parts, i
+    if threads == 1 or n == 1:
+        task(job, 0, n)
+        return
+    parts = min(n, <ptrdiff_t> threads * PARTS_PER_THREAD)
+    for i in prange(parts, num_threads=threads, schedule="dynamic", chunksize=1):
+        task(job, n * i // parts, n * (i + 1) // parts)
+
+
+cdef void rows_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    job.kernels.rows_fused(job.plan, first, last, job.stats)
+
+
+cdef void rows_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i, chunks = job.plan.measure.chunks
+    for i in range(first, last):
+        job.kernels.rows_measure(job.plan, i // chunks, i % chunks, &job.moments[i])
+
+
+cdef void rows_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i
+    for i in range(first, last):
+        pool_unit(job.plan, job.moments, job.stats, i)
+
+
+cdef void rows_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    # Backwards: what was measured last is still in the cache.
+    cdef ptrdiff_t i, chunks = job.plan.apply.chunks
+    cdef ptrdiff_t end = job.plan.kept.count * chunks - 1
+    for i in range(first, last):
+        job.kernels.rows_apply(job.plan, job.stats, (end - i) // chunks, (end - i) % chunks)
+
+
+cdef void columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i
+    for i in range(first, last):
+        job.kernels.columns_fused(job.plan, i // job.strips, i % job.strips, job.stats)
+
+
+cdef inline ptrdiff_t row_chunks(const Plan *plan) noexcept nogil:
+    return plan.chunks + (plan.tail_rows > 0)
+
+
+cdef void columns_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i, chunks = row_chunks(job.plan), tile
+    for i in range(first, last):
+        tile = i // job.strips
+        job.kernels.columns_measure(
+            job.plan, tile // chunks, i % job.strips, tile % chunks, job.moments
+        )
+
+
+cdef void columns_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    pool_block(job.plan, job.moments, job.stats, first, last)
+
+
+cdef void columns_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i, chunks = row_chunks(job.plan), tile
+    cdef ptrdiff_t end = job.plan.kept.count * chunks * job.strips - 1
+    for i in range(first, last):
+        tile = (end - i) // job.strips
+        job.kernels.columns_apply(
+            job.plan, job.stats, tile // chunks, (end - i) % job.strips, tile % chunks
+        )
+
+
+cdef void execute(Job *job, bint given, bint fused, int threads) noexcept nogil:
+    cdef const Plan *plan = job.plan
+    cdef ptrdiff_t tiles
+    if plan.columns:
+        job.strips = (plan.width + plan.strip - 1) // plan.strip
+        tiles = plan.kept.count * row_chunks(plan) * job.strips
+        if fused:
+            for_ranges(columns_fused, job, plan.kept.count * job.strips, threads)
+            return
+        if not given:
+            for_ranges(columns_measure, job, tiles, threads)
+            for_ranges(columns_pool, job, plan.stats, threads)
+        for_ranges(columns_apply, job, tiles, threads)
+    else:
+        if fused:
+            for_ranges(rows_fused, job, plan.kept.count, threads)
+            return
+        if not given:
+            for_ranges(rows_measure, job, plan.kept.count * plan.measure.chunks, threads)
+            for_ranges(rows_pool, job, plan.kept.count, threads)
+        for_ranges(rows_apply, job, plan.kept.count * plan.apply.chunks, threads)
