@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 
 def use_isa(name: str) -> None: ...
 def isas() -> tuple[str, ...]: ...
@@ -16,21 +16,21 @@ def layer_norm(
     bias: npt.ArrayLike | None,
     eps: float | None,
     axis: Any,
-    out: Array | None,
+    out: _Array | None,
     return_stats: bool,
     centre: bool,
 ) -> Any: ...
 def channel_norm(
     x: npt.ArrayLike,
-    running_mean: Array | None,
-    running_var: Array | None,
+    running_mean: _Array | None,
+    running_var: _Array | None,
     weight: npt.ArrayLike | None,
     bias: npt.ArrayLike | None,
     measure: bool,
     momentum: float,
     eps: float,
     channel_axis: int,
-    out: Array | None,
+    out: _Array | None,
     return_stats: bool,
     per_sample: bool,
 ) -> Any: ...
@@ -41,7 +41,7 @@ def group_norm(
     bias: npt.ArrayLike | None,
     eps: float,
     channel_axis: int,
-    out: Array | None,
+    out: _Array | None,
     return_stats: bool,
 ) -> Any: ...
-def parallel_copy(x: Array, out: Array, stream: bool = False) -> None: ...
+def parallel_copy(x: _Array, out: _Array, stream: bool = False) -> None: ...

@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, autotestdict=False
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 """From arrays to kernels: check the arguments, make the output, run the plan on threads."""
 
