@@ -237,29 +237,16 @@ static int balanced(ptrdiff_t tasks, int threads) {
     return tasks >= 4 * threads || tasks % threads == 0;
 }
 
-static ptrdiff_t columns_tasks(const Plan *plan) {
-    return plan->kept.count * ((plan->width + plan->strip - 1) / plan->strip);
-}
-
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     if (!plan->columns)
         return threads == 1 ||
                (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
 
-    const ptrdiff_t rows = plan->rows.count, group = plan->group;
-    const ptrdiff_t widest = MIN(plan->width, MAX(STRIP / group, 1) * group);
-    plan->strip = widest;
+    const ptrdiff_t group = plan->group;
+    plan->strip = MIN(plan->width, MAX(STRIP / group, 1) * group);
     if (plan->fold > 1)
-        return threads == 1 || (rows * plan->width * itemsize <= CACHE_BYTES &&
-                                balanced(plan->kept.count, threads));
-    /* Narrower strips, if only then a strip's rows stay in the cache and every thread has its
-     * part; but not so narrow that memory is read in snippets. */
-    const ptrdiff_t unit = (256 + group - 1) / group * group;
-    while (plan->strip > unit &&
-           (rows * plan->strip * itemsize > CACHE_BYTES || !balanced(columns_tasks(plan), threads)))
-        plan->strip = MAX(plan->strip / 2 / unit * unit, unit);
-    if (rows * plan->strip * itemsize <= CACHE_BYTES && balanced(columns_tasks(plan), threads))
-        return 1;
-    plan->strip = widest;
-    return threads == 1;
+        plan->strip = plan->width;
+    const ptrdiff_t strips = (plan->width + plan->strip - 1) / plan->strip;
+    return threads == 1 || (plan->rows.count * plan->strip * itemsize <= CACHE_BYTES &&
+                            balanced(plan->kept.count * strips, threads));
 }

@@ -36,6 +36,6 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads);
 
 /* A statistic's elements pass the cache twice unless they fit in this many bytes of it. */
-enum { CACHE_BYTES = 1 << 20 };
+enum { CACHE_BYTES = 2 << 20 };
 
 #endif
