@@ -4,6 +4,7 @@
 
 cimport numpy as cnp
 from cython.parallel cimport prange
+from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -112,7 +113,7 @@ cdef double check_eps(object eps) except? -1:
     cdef double value
     if type(eps) is float:
         value = eps
-        if value >= 0:
+        if 0 <= value < INFINITY:
             return value
     return arguments.eps(eps)
 
@@ -150,8 +151,6 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
     else:
         if normalized_shape is None:
             shape = x_shape[ndim - 1:]
-        elif type(normalized_shape) is tuple and normalized_shape == x_shape[ndim - 1:]:
-            shape = normalized_shape  # the most common one, without further questions
         else:
             shape = arguments.trailing_shape(normalized_shape, x_shape)
         for i in range(ndim - len(shape), ndim):

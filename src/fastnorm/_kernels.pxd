@@ -24,7 +24,7 @@ cdef extern from "kernels/kernels.h" nogil:
         ptrdiff_t chunks
 
     ctypedef struct Plan:
-        int columns, param_vector, centre, stream
+        int columns, param_vector, centre, precise, stream
         Nest kept
         Walk measure, apply
         ptrdiff_t chunks, width, strip, tail_rows, count, stats

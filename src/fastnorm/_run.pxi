@@ -2,6 +2,9 @@
 
 # Work below this many elements is done sooner than a second thread is woken.
 cdef Py_ssize_t SERIAL_BELOW = 32768
+# Statistics of fewer elements than this are measured with float64 sums: rounding errors do not
+# average out, and a large weight would show them.
+cdef Py_ssize_t PRECISE_BELOW = 16384
 # Output beyond this many bytes is stored past the cache, which it would only flush.
 cdef Py_ssize_t STREAM_ABOVE = 16 << 20
 
@@ -207,6 +210,7 @@ cdef object run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.nda
     plan.bias = <const double *> cnp.PyArray_DATA(b) if b is not None else NULL
     plan.centre = call.centre
     plan.eps = call.eps
+    plan.precise = code != F64 and plan.count < PRECISE_BELOW
     # Squares lost below float32's range do not matter where eps outweighs them.
     plan.floor = 2.0**-120 if call.eps < 2.0**-70 else 0.0
     plan.stream = (

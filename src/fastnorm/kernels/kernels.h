@@ -51,6 +51,7 @@ typedef struct {
     int columns;      /* the family: columns, or rows */
     int param_vector; /* parameters vary along the run */
     int centre;       /* subtract the mean (0: RMS norm) */
+    int precise;      /* float32 sums of so few elements have rounding errors: float64 for d */
     int stream;       /* store past the cache */
     Nest kept;
     Walk measure, apply; /* rows */

@@ -15,15 +15,8 @@
 /* The vectors that hold 16 float64 sums. */
 enum { SUM_VECTORS = 16 * 8 / VBYTES };
 
-/* Additions per float32 lane before it goes to float64. */
-#define FLUSH 8
-
-/* Vectors summed together: 16 SSE registers hold no more than four pairs of sums. */
-#if VBYTES == 16 && (defined(__x86_64__) || defined(__i386__))
-#define NV_AT_ONCE 4
-#else
-#define NV_AT_ONCE NV
-#endif
+/* What is summed: d*d, and d, or instead of d the elements themselves, in float64. */
+enum { SQUARES, CENTRED, PRECISE };
 
 #define ONES_16 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255
 #define ZEROS_16 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
@@ -53,6 +46,7 @@ enum {
 #define ELEM float
 #define REAL float
 #define VREAL vf32
+#define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vf32
@@ -66,6 +60,7 @@ enum {
 #define ELEM double
 #define REAL double
 #define VREAL vf64
+#define VBITS vu64
 #define TO_WIDE(v, out) (void)((out)[0] = (v))
 #define FROM_WIDE(v) (v)[0]
 #define VELEM vf64
@@ -79,6 +74,7 @@ enum {
 #define ELEM uint16_t
 #define REAL float
 #define VREAL vf32
+#define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
@@ -92,6 +88,7 @@ enum {
 #define ELEM uint16_t
 #define REAL float
 #define VREAL vf32
+#define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16

@@ -60,7 +60,7 @@ typedef float vf32 __attribute__((vector_size(VBYTES)));
 typedef double vf64 __attribute__((vector_size(VBYTES)));
 typedef int32_t vi32 __attribute__((vector_size(VBYTES)));
 typedef uint32_t vu32 __attribute__((vector_size(VBYTES)));
-typedef int64_t vi64 __attribute__((vector_size(VBYTES)));
+typedef uint64_t vu64 __attribute__((vector_size(VBYTES)));
 typedef uint16_t vu16 __attribute__((vector_size(VBYTES / 2)));
 
 /* ---- 16-bit types, as many at a time as a vector has floats ---- */
