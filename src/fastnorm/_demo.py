@@ -34,18 +34,16 @@ SIGNIFICAND_BITS: Mapping[DType, int] = {
 }
 
 ALLOWED_ERROR: Mapping[DType, float] = {
-    # Nothing wider carries the statistics of float64 data, so that they are rounded,
-    # too; and where long double is no wider than double, so is the yardstick.
-    "float64": 6.0 if np.finfo(np.longdouble).nmant > 52 else 9.0,
+    "float64": 1e-12 * 2**53,
     "float32": 3.0,
     "float16": 1.0,
     "bfloat16": 1.0,
 }
 """Largest allowed error, in the units of `largest_error`.
 
-That of float32 is a promise of the library.  One unit is what rounding the result
-once may cost; a 16-bit type may cost no more than that, because all that happens
-before the rounding happens in float32.
+What the library promises.  One unit is what rounding the result once may cost; a 16-bit
+type may cost no more than that, because all that happens before the rounding happens in
+at least float32.
 """
 
 
