@@ -48,6 +48,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
+#define LOAD_WIDE(p, out) f32_load_f64(p, out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vf32
 #define TO_REAL(v) (v)
@@ -62,6 +63,7 @@ enum {
 #define VREAL vf64
 #define VBITS vu64
 #define TO_WIDE(v, out) (void)((out)[0] = (v))
+#define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) (v)[0]
 #define VELEM vf64
 #define TO_REAL(v) (v)
@@ -76,6 +78,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
+#define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
 #define TO_REAL(v) f16_to_f32(v)
@@ -90,6 +93,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define TO_WIDE(v, out) f32_to_f64(v, out)
+#define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
 #define TO_REAL(v) bf16_to_f32(v)
