@@ -2,6 +2,10 @@
 #ifndef FASTNORM_MOMENTS_H
 #define FASTNORM_MOMENTS_H
 
+#if defined(__clang__) /* clang-cl ignores -ffp-contract=off */
+#pragma STDC FP_CONTRACT OFF
+#endif
+
 #include "kernels.h"
 #include <math.h>
 

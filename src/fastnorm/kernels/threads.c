@@ -36,7 +36,7 @@ void threads_set(int n) { chosen = n; }
 int threads_get(void) {
     int limit = omp_get_max_threads(), procs = omp_get_num_procs();
     int n = limit;
-    if (forked)
+    if (forked || !built_with_openmp())
         return 1;
     if (!asked_by_environment && procs < n)
         n = procs; /* the affinity mask of now, not of the start */

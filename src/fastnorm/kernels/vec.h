@@ -7,6 +7,10 @@
 #ifndef FASTNORM_VEC_H
 #define FASTNORM_VEC_H
 
+#if defined(__clang__) /* clang-cl ignores -ffp-contract=off */
+#pragma STDC FP_CONTRACT OFF
+#endif
+
 #include <float.h>
 #include <stddef.h>
 #include <stdint.h>
