@@ -217,7 +217,8 @@ def test_patterns(op, pattern, rng):
 
 
 @every_measuring_operation
-def test_weights_of_any_size(op, rng):
+def test_small_and_large_weights(op, rng):
+    """A weight multiplies the error of the mean, which the bound does not: here up to hundreds."""
     for rows, count in COUNTS:
         for offset in (0, 1e3, 1e6):
             data = normal(rng, (rows, count), mean=offset * signs(rows))
