@@ -31,8 +31,8 @@ cdef extern from "kernels/kernels.h" nogil:
         double eps, floor
         const char *x
         char *y
-        const double *weight
-        const double *bias
+        const void *weight
+        const void *bias
 
     ctypedef struct Kernels:
         void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk,
@@ -48,6 +48,7 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip,
                               Stat *) noexcept nogil
         void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
+        void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
     int isa_count()
     const char *isa_name(int tier)

@@ -120,15 +120,31 @@ cdef cnp.ndarray as_float64(cnp.ndarray a):
     return wide
 
 
-cdef cnp.ndarray prepare_parameter(cnp.ndarray p, const Order *order):
-    """The parameter as the kernels read it: float64, dense, in memory's order."""
+cdef cnp.ndarray as_float32(cnp.ndarray a):
+    """The values as a dense float32 array, which may be the array itself."""
+    cdef cnp.ndarray single
+    cdef int code = dtype_code(a.dtype)
+    if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
+        return arguments.converted(a, np.float32)
+    if code == F32:
+        return a
+    single = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_FLOAT, 0)
+    isa_kernels(tier, code).to_float(
+        cnp.PyArray_DATA(a), <float *> cnp.PyArray_DATA(single), cnp.PyArray_SIZE(a)
+    )
+    return single
+
+
+cdef cnp.ndarray prepare_parameter(cnp.ndarray p, const Order *order, int code):
+    """The parameter as the kernels for elements of type `code` read it: of the type of the
+    arithmetic, dense, in memory's order."""
     cdef int i
     if p is None:
         return None
     if order.param_reordered:
         axes = [order.param_axis[i] for i in range(order.param_ndim)]
         p = p.transpose([i for i in range(p.ndim) if i not in axes] + axes)
-    return as_float64(p)
+    return as_float64(p) if code == F64 else as_float32(p)
 
 
 # ---- calls ----
@@ -204,10 +220,10 @@ cdef object run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.nda
         planned = plan_for(&plan, &order, call, y, y)
         assert planned, "a dense array has contiguous runs"
 
-    w = prepare_parameter(weight, &order)
-    b = prepare_parameter(bias, &order)
-    plan.weight = <const double *> cnp.PyArray_DATA(w) if w is not None else NULL
-    plan.bias = <const double *> cnp.PyArray_DATA(b) if b is not None else NULL
+    w = prepare_parameter(weight, &order, code)
+    b = prepare_parameter(bias, &order, code)
+    plan.weight = cnp.PyArray_DATA(w) if w is not None else NULL
+    plan.bias = cnp.PyArray_DATA(b) if b is not None else NULL
     plan.centre = call.centre
     plan.eps = call.eps
     plan.precise = code != F64 and plan.count < PRECISE_BELOW

@@ -68,7 +68,7 @@ typedef struct {
     double floor; /* a mean square below this has lost digits in float32 */
     const char *x;
     char *y;
-    const double *weight, *bias; /* NULL: none */
+    const void *weight, *bias; /* float, or double for float64 data; NULL: none */
 } Plan;
 
 /* The functions that a tier offers for each element type; see kernels.def. */

@@ -23,18 +23,17 @@ enum { SQUARES, CENTRED, PRECISE };
 #define FOUR(x) x, x, x, x
 #define ONES_AFTER_ZEROS FOUR(ZEROS_16), FOUR(ZEROS_16), FOUR(ONES_16), FOUR(ONES_16)
 
-/* The parameters that are not there. */
-static const double f64_one = 1, f64_zero = 0;
-
 /* The ways to apply, as bits. */
 enum {
-    WIDE = 1,         /* the float64 form; else the folded one */
+    WIDE = 1,         /* the float64 form */
     STAT_VECTOR = 2,  /* statistics vary along the run */
-    PARAM_VECTOR = 4, /* wide: weight and bias do */
+    PARAM_VECTOR = 4, /* weight and bias do */
     NO_WEIGHT = 8,    /* that vary, but are not there */
     NO_BIAS = 16,
     PERIODIC = 32, /* coefficients repeat with a period */
-    STREAM = 64    /* store past the cache */
+    STREAM = 64,   /* store past the cache */
+    PRODUCT = 128, /* the product form; else, if not wide, the folded one */
+    NO_MEAN = 256  /* RMS norm */
 };
 
 /* The mathematics is the same text for every element type.
@@ -47,6 +46,7 @@ enum {
 #define REAL float
 #define VREAL vf32
 #define VBITS vu32
+#define FMA(a, b, c) f32_fma(a, b, c)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) f32_load_f64(p, out)
 #define FROM_WIDE(v) f64_to_f32(v)
@@ -62,6 +62,7 @@ enum {
 #define REAL double
 #define VREAL vf64
 #define VBITS vu64
+#define FMA(a, b, c) ((a) * (b) + (c))
 #define TO_WIDE(v, out) (void)((out)[0] = (v))
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) (v)[0]
@@ -77,6 +78,7 @@ enum {
 #define REAL float
 #define VREAL vf32
 #define VBITS vu32
+#define FMA(a, b, c) f32_fma(a, b, c)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
@@ -92,6 +94,7 @@ enum {
 #define REAL float
 #define VREAL vf32
 #define VBITS vu32
+#define FMA(a, b, c) f32_fma(a, b, c)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)

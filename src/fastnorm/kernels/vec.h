@@ -64,6 +64,7 @@ typedef float vf32 __attribute__((vector_size(VBYTES)));
 typedef double vf64 __attribute__((vector_size(VBYTES)));
 typedef int32_t vi32 __attribute__((vector_size(VBYTES)));
 typedef uint32_t vu32 __attribute__((vector_size(VBYTES)));
+typedef int64_t vi64 __attribute__((vector_size(VBYTES)));
 typedef uint64_t vu64 __attribute__((vector_size(VBYTES)));
 typedef uint16_t vu16 __attribute__((vector_size(VBYTES / 2)));
 
@@ -191,6 +192,61 @@ INLINE void f32_load_f64(const float *p, vf64 *out) {
     vf32 v;
     memcpy(&v, p, sizeof v);
     f32_to_f64(v, out);
+}
+#endif
+
+/* ---- a * b + c, rounded once ---- */
+
+#if VBYTES == 64
+INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
+    return (vf32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+#elif VBYTES == 32
+INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
+    return (vf32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
+    return (vf32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#else
+/* Without the instruction: products of float32 are exact in float64, and adding c rounds to 53
+ * bits, which may only be rounded again, to 24, after a last bit has been made to say that digits
+ * were dropped (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). */
+NOINLINE vf32 f32_fma_odd(vf32 a, vf32 b, vf32 c) {
+    vf32 r;
+    for (int i = 0; i < VBYTES / 4; i++) {
+        double p = (double)a[i] * (double)b[i], q = (double)c[i], s = p + q;
+        double t = s - p, dropped = (p - (s - t)) + (q - t);
+        uint64_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        if (s - s == 0 && dropped != 0 && !(bits & 1))
+            bits += (dropped > 0) == (s > 0) ? 1 : (uint64_t)-1;
+        memcpy(&s, &bits, sizeof s);
+        r[i] = (float)s;
+    }
+    return r;
+}
+
+/* That matters only where the 53 bits lie halfway between two floats, or where floats have fewer
+ * than 24. */
+INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
+    vf64 p[2], q[2], r[2];
+    vi64 doubt = {0};
+    f32_to_f64(a, p);
+    f32_to_f64(b, q);
+    f32_to_f64(c, r);
+    for (int h = 0; h < 2; h++) {
+        p[h] = p[h] * q[h] + r[h];
+        vu64 bits = (vu64)p[h];
+        vf64 magnitude = (vf64)(bits & 0x7fffffffffffffff);
+        doubt |= ((bits & 0x1fffffff) == 0x10000000) |
+                 ((magnitude < 0x1p-126) & (magnitude > 0.0));
+    }
+    int64_t any = 0;
+    for (int i = 0; i < F64_LANES; i++)
+        any |= doubt[i];
+    return __builtin_expect(any != 0, 0) ? f32_fma_odd(a, b, c) : f64_to_f32(p);
 }
 #endif
 
