@@ -6,7 +6,7 @@ cdef Py_ssize_t SERIAL_BELOW = 32768
 # average out, and a large weight would show them.
 cdef Py_ssize_t PRECISE_BELOW = 16384
 # Output beyond this many bytes is stored past the cache, which it would only flush.
-cdef Py_ssize_t STREAM_ABOVE = 16 << 20
+cdef Py_ssize_t STREAM_ABOVE = 1 << 20
 
 cdef object bfloat16 = None
 

@@ -237,13 +237,20 @@ static int balanced(ptrdiff_t tasks, int threads) {
     return tasks >= 4 * threads || tasks % threads == 0;
 }
 
+enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
+
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     if (!plan->columns)
         return threads == 1 ||
                (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
 
-    const ptrdiff_t group = plan->group;
-    plan->strip = MIN(plan->width, MAX(STRIP / group, 1) * group);
+    /* As many columns as stay in the cache from being measured to being applied, but not so few that
+     * rows are short pieces of memory; if that is still too much, as many as there is room for. */
+    const ptrdiff_t group = plan->group, column_bytes = plan->rows.count * itemsize;
+    ptrdiff_t columns = MIN(STRIP, STRIP_BYTES / MAX(column_bytes, 1) / 32 * 32);
+    if (columns * itemsize < LEAST_RUN_BYTES)
+        columns = STRIP;
+    plan->strip = MIN(plan->width, MAX(columns / group, 1) * group);
     if (plan->fold > 1)
         plan->strip = plan->width;
     const ptrdiff_t strips = (plan->width + plan->strip - 1) / plan->strip;

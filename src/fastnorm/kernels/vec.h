@@ -39,10 +39,24 @@
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
 
+/* Keeps the compiler from computing a vector earlier than it is written: GCC would begin all leaves
+ * of a tree of sums at once, and store them on the stack for want of registers. */
+#if defined(__x86_64__)
+#define IN_ORDER(v) __asm__ volatile("" : "+v"(v))
+#elif defined(__aarch64__)
+#define IN_ORDER(v) __asm__ volatile("" : "+w"(v))
+#else
+#define IN_ORDER(v) (void)(v)
+#endif
+
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* A line of the cache, which streaming stores should fill. */
 #define LINE_BYTES 64
+
+/* How far ahead to fetch what is read in an order that processors do not foresee. */
+#define AHEAD_BYTES 4096
 
 /* The vector stays at the register's width: a wider type is legal but is lowered badly. */
 #if defined(__AVX512F__)
@@ -194,6 +208,45 @@ INLINE void f32_load_f64(const float *p, vf64 *out) {
     f32_to_f64(v, out);
 }
 #endif
+
+/* ---- the sum of all lanes: halves are added until one is left ---- */
+
+typedef double f64x2 __attribute__((vector_size(16)));
+typedef float f32x4 __attribute__((vector_size(16)));
+#if VBYTES >= 32
+typedef double f64x4 __attribute__((vector_size(32)));
+typedef float f32x8 __attribute__((vector_size(32)));
+#endif
+
+#define HALVES(vector, half)                                                                       \
+    half half##_low, half##_high;                                                                  \
+    memcpy(&half##_low, &vector, sizeof(half));                                                    \
+    memcpy(&half##_high, (const char *)&vector + sizeof(half), sizeof(half));                      \
+    half half##_sum = half##_low + half##_high
+
+INLINE double f64_sum(vf64 v) {
+#if VBYTES == 64
+    HALVES(v, f64x4);
+    HALVES(f64x4_sum, f64x2);
+#elif VBYTES == 32
+    HALVES(v, f64x2);
+#else
+    const f64x2 f64x2_sum = v;
+#endif
+    return f64x2_sum[0] + f64x2_sum[1];
+}
+
+INLINE float f32_sum(vf32 v) {
+#if VBYTES == 64
+    HALVES(v, f32x8);
+    HALVES(f32x8_sum, f32x4);
+#elif VBYTES == 32
+    HALVES(v, f32x4);
+#else
+    const f32x4 f32x4_sum = v;
+#endif
+    return (f32x4_sum[0] + f32x4_sum[2]) + (f32x4_sum[1] + f32x4_sum[3]);
+}
 
 /* ---- a * b + c, rounded once ---- */
 
