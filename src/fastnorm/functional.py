@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeAlias, overload
 
 import numpy.typing as npt
 
-from . import _core
+from ._core import channel_norm as _channel_norm
+from ._core import group_norm as _group_norm
+from ._core import layer_norm as _layer_norm
 
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = npt.ArrayLike
@@ -115,7 +117,7 @@ def layer_norm(
     array([[-1.22,  1.  ,  3.22],
            [-1.22,  1.  ,  3.22]], dtype=float32)
     """
-    return _core.layer_norm(x, normalized_shape, weight, bias, eps, axis, out, return_stats, True)
+    return _layer_norm(x, normalized_shape, weight, bias, eps, axis, out, return_stats, True)
 
 
 @overload
@@ -207,7 +209,7 @@ def rms_norm(
     array([[ 0.8485,  1.1314],
            [-0.8485,  1.1314]], dtype=float32)
     """
-    return _core.layer_norm(x, normalized_shape, weight, None, eps, axis, out, return_stats, False)
+    return _layer_norm(x, normalized_shape, weight, None, eps, axis, out, return_stats, False)
 
 
 @overload
@@ -328,7 +330,7 @@ def batch_norm(
     array([[0.76, 1.75],
            [2.67, 6.12]], dtype=float32)
     """
-    return _core.channel_norm(
+    return _channel_norm(
         x,
         running_mean,
         running_var,
@@ -451,7 +453,7 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]], dtype=float32)
     """
-    return _core.channel_norm(
+    return _channel_norm(
         x,
         running_mean,
         running_var,
@@ -559,4 +561,4 @@ def group_norm(
     >>> fastnorm.group_norm(x, 2, eps=0)
     array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-    return _core.group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)
+    return _group_norm(x, num_groups, weight, bias, eps, channel_axis, out, return_stats)

@@ -32,9 +32,7 @@ class _ChannelLayer(Layer):
         self.channel_axis = check.integer("channel_axis", channel_axis)
 
     def _check_channels(self, x: Array) -> None:
-        # A weight tells the function how many channels there are; without one nothing may.
-        if self.weight is not None:
-            return
+        """Refuse other numbers of channels, where no weight tells the function how many."""
         name = self._positional[-1]
         shape, axis, channels = getattr(x, "shape", ()), self.channel_axis, getattr(self, name)
         if -len(shape) <= axis < len(shape) and shape[axis] != channels:
@@ -82,15 +80,22 @@ class _TrackingLayer(_ChannelLayer):
 
     def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
         """Normalise `x`, in training also update the running statistics; see the class."""
-        self._check_channels(x)
+        if self.weight is None:
+            self._check_channels(x)
         momentum = self.momentum
         if momentum is None:
             momentum = 1.0 / (int(self.num_batches_tracked or 0) + 1)
-        stats = self.running_mean, self.running_var
-        use_batch = self.training or self.running_mean is None
-        axis, weight, bias = self.channel_axis, self.weight, self.bias
         y: Array = self._normalise(
-            x, *stats, weight, bias, use_batch, momentum, self.eps, channel_axis=axis, out=out
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            momentum,
+            self.eps,
+            channel_axis=self.channel_axis,
+            out=out,
         )
         # Only now, for a refused call does not count, nor does a batch without a value.
         if self.training and self.num_batches_tracked is not None and y.size:
@@ -319,7 +324,8 @@ class GroupNorm(_ChannelLayer):
 
     def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
         """Normalise `x`; see the class."""
-        self._check_channels(x)
+        if self.weight is None:
+            self._check_channels(x)
         axis, weight, bias = self.channel_axis, self.weight, self.bias
         y: Array = group_norm(
             x, self.num_groups, weight, bias, self.eps, channel_axis=axis, out=out
