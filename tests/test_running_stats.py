@@ -138,6 +138,40 @@ def test_any_arrays_are_updated_in_place(op, lay_out: Callable[[Array], Array], 
             assert_same_bits(array.astype(dtype), expected)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 1])
+@every_updating_operation
+def test_values_beyond_the_range_become_infinite(op, momentum, rng):
+    x = normal(rng, (4, 6, 6)) * 1e30
+    for dtype in (np.float16, np.float32):
+        mean, var = running(rng, 6, np.dtype(dtype))
+        op(x, running_mean=mean, running_var=var, momentum=momentum)  # a warning would be an error
+        assert np.isposinf(var).all()
+        assert np.isinf(mean).all() == (dtype == np.float16)
+
+
+def test_a_channel_does_not_depend_on_how_many_there_are(rng):
+    """Averages over many samples are added up in the same order for one channel and for more."""
+    x = normal(rng, (300, 6, 6), np.float64, mean=1)
+    mean, var = np.zeros(6), np.ones(6)
+    fastnorm.instance_norm(x, mean, var)
+    for channel in range(6):
+        one = slice(channel, channel + 1)
+        alone = np.zeros(1), np.ones(1)
+        fastnorm.instance_norm(x[:, one], *alone)
+        assert_same_bits(alone[0], mean[one])
+        assert_same_bits(alone[1], var[one])
+
+
+def test_one_array_for_both(rng):
+    """The mean is stored before the variance is read."""
+    x = normal(rng, (4, 6, 6), mean=3)
+    mean, var = np.zeros(6), np.zeros(6)
+    fastnorm.batch_norm(x, mean, var, training=True, momentum=0.25)
+    both = np.zeros(6)
+    fastnorm.batch_norm(x, both, both, training=True, momentum=0.25)
+    assert_same_bits(both, 0.75 * mean + var)
+
+
 def test_the_neighbours_of_strided_statistics_are_kept(rng):
     memory = np.full((6, 4), 7, np.float32)
     memory[:, 1], memory[:, 2] = 0, 1
@@ -201,3 +235,35 @@ def test_batch_and_instance_norm_agree_in_evaluation(rng):
         fastnorm.instance_norm(x, mean, var, use_input_stats=False),
         fastnorm.batch_norm(x, mean, var),
     )
+
+
+@pytest.mark.parametrize("lay_out", [gapped, backwards, byte_swapped, misaligned])
+@pytest.mark.parametrize("function", ["batch_norm", "instance_norm"])
+def test_any_arrays_are_read(function, lay_out: Callable[[Array], Array], rng):
+    mode = {"training" if function == "batch_norm" else "use_input_stats": False}
+    for dtype in DTYPES.values():
+        if dtype == BFLOAT16 and lay_out is byte_swapped:
+            continue  # NumPy knows no byte order of types of other packages
+        for x_dtype in (np.float32, np.float64):
+            x = normal(rng, (4, 6, 6), x_dtype, mean=2)
+            plain = running(rng, 6, dtype)
+            expected = getattr(fastnorm, function)(x, *plain, return_stats=True, **mode)
+            arrays = [lay_out(array) for array in plain]
+            results = getattr(fastnorm, function)(x, *arrays, return_stats=True, **mode)
+            for result, wanted in zip(results, expected, strict=True):
+                assert_same_bits(result, wanted)
+
+
+@pytest.mark.parametrize("which", ["running_mean", "running_var"])
+@every_dtype
+def test_out_may_be_one_of_them(which, dtype, rng):
+    """They are read, and returned as the statistics used, before the output overwrites them."""
+    x = normal(rng, (1, 6), dtype, mean=2)
+    names = ("running_mean", "running_var")
+    arguments = dict(zip(names, running(rng, 6, dtype), strict=True))
+    expected = fastnorm.batch_norm(x, **arguments, return_stats=True)
+    out = arguments[which][np.newaxis]
+    results = fastnorm.batch_norm(x, **arguments, out=out, return_stats=True)
+    assert results[0] is out
+    for result, wanted in zip(results, expected, strict=True):
+        assert_same_bits(result, wanted)

@@ -47,6 +47,12 @@ def converted(values: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
         return np.ascontiguousarray(values, dtype=dtype)
 
 
+def assign(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """Overwrite an array; what is out of its dtype's range becomes inf without a warning."""
+    with np.errstate(all="ignore"):
+        target[...] = values.astype(target.dtype)
+
+
 def integer(name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: is {value!r}; takes an integer")
@@ -178,23 +184,3 @@ def num_groups(value: Any, channels: int, shape: tuple[int, ...]) -> int:
             f"(shape {shape})"
         )
     return groups
-
-
-def update_running(
-    mean: npt.NDArray[Any],
-    var: npt.NDArray[Any],
-    momentum: float,
-    batch_mean: npt.NDArray[np.float64],
-    batch_var: npt.NDArray[np.float64],
-    count: int,
-) -> None:
-    """running = (1 - momentum) * running + momentum * batch, in float64.
-
-    The batch's statistics have shape (samples, C) and are averaged over the samples; its variance
-    enters unbiased.
-    """
-    with np.errstate(all="ignore"):
-        unbiased = batch_var.mean(axis=0) * (count / (count - 1))
-        for running, batch in ((mean, batch_mean.mean(axis=0)), (var, unbiased)):
-            old = running.astype(np.float64)
-            running[...] = ((1 - momentum) * old + momentum * batch).astype(running.dtype)

@@ -4,6 +4,7 @@
 
 cimport numpy as cnp
 from cython.parallel cimport prange
+from libc.limits cimport LLONG_MIN
 from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -15,6 +16,9 @@ import os
 import numpy as np
 
 from . import _arguments as arguments
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object, int *overflow)
 
 cdef extern from "numpy/arrayobject.h":
     # As numpy's own declaration, but NULL can be passed: "x's dtype".
@@ -81,82 +85,32 @@ def get_num_threads():
     return threads_get()
 
 
+include "_arrays.pxi"
+include "_checks.pxi"
 include "_execute.pxi"
 include "_run.pxi"
+include "_statistics.pxi"
 
 # ---- operations ----
-
-
-cdef object check_out(object out, cnp.ndarray x, int code):
-    if type(out) is not cnp.ndarray:
-        raise arguments.not_an_array("out", out)
-    if shape_of(out) != shape_of(x):
-        raise arguments.wrong_shape("out", out.shape, shape_of(x))
-    if dtype_code(out.dtype) != code:
-        raise arguments.wrong_dtype("out", out.dtype, x.dtype)
-    if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
-        raise ValueError("out: is read-only; takes an array that can be written to")
-
-
-cdef int check_size(cnp.ndarray x) except -1:
-    """Refuse shapes (of broadcast arrays) whose number of bytes overflows."""
-    cdef int d
-    cdef double size = cnp.PyArray_ITEMSIZE(x)
-    for d in range(cnp.PyArray_NDIM(x)):
-        size *= cnp.PyArray_DIM(x, d)
-    if size >= 2.0**62:
-        raise ValueError(f"x: shape {shape_of(x)} has more elements than memory can hold")
-    return 0
-
-
-cdef double check_eps(object eps) except? -1:
-    cdef double value
-    if type(eps) is float:
-        value = eps
-        if 0 <= value < INFINITY:
-            return value
-    return arguments.eps(eps)
-
-
-cdef object stats_arrays(ptrdiff_t count):
-    """Room for mean, var and rstd; NaN, which is what no elements have."""
-    return tuple(np.full((3, count), np.nan))
-
-
-cdef object as_stats(object values, tuple shape, int code):
-    return arguments.converted(values, np.float64 if code == F64 else np.float32).reshape(shape)
 
 
 def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_stats, bint centre):
     """Layer norm, or RMS norm without `centre`; see functional.py."""
     cdef Call call
-    cdef cnp.ndarray a = input_array(x)
-    cdef int code = input_dtype(a), ndim = cnp.PyArray_NDIM(a), d, i
+    cdef cnp.ndarray a = input_array(x), w, b
+    cdef int code = check_dtype("x", a), ndim = cnp.PyArray_NDIM(a), n = 0, d
     cdef bint normalized[MAX_AXES]
+    cdef cnp.npy_intp lengths[MAX_AXES]   # of the normalised axes, then of the statistics
     cdef ptrdiff_t param = 1, stat = 1
-    cdef object shape, stats_out = None
-    cdef tuple x_shape = shape_of(a)
 
-    if ndim == 0:
-        raise ValueError("x: is 0-dimensional; takes at least 1 dimension")
     check_size(a)
-    memset(normalized, 0, sizeof(normalized))
-    if axis is not None:
-        axes = arguments.axes("axis", axis, x_shape)
-        shape = tuple([x_shape[i] for i in axes])
-        if normalized_shape is not None:
-            arguments.normalized_shape(normalized_shape, shape, f"x.shape {x_shape} at axis {axes}")
-        for i in axes:
-            normalized[i] = True
-    else:
-        if normalized_shape is None:
-            shape = x_shape[ndim - 1:]
-        else:
-            shape = arguments.trailing_shape(normalized_shape, x_shape)
-        for i in range(ndim - len(shape), ndim):
-            normalized[i] = True
-    weight = check_parameter("weight", weight, shape)
-    bias = check_parameter("bias", bias, shape)
+    check_normalized(normalized_shape, axis, a, normalized)
+    for d in range(ndim):
+        if normalized[d]:
+            lengths[n] = cnp.PyArray_DIM(a, d)
+            n += 1
+    w = check_parameter("weight", weight, n, lengths)
+    b = check_parameter("bias", bias, n, lengths)
     if eps is None and not centre:
         call.eps = 2.0**-52 if code == F64 else 2.0**-23
     else:
@@ -164,18 +118,18 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
     if out is not None:
         check_out(out, a, code)
 
-    i = len(shape)
     call.n = ndim
     for d in range(ndim - 1, -1, -1):
         call.source[d] = d
         call.step[d] = 1
         call.axes[d].size = cnp.PyArray_DIM(a, d)
         call.axes[d].param = call.axes[d].stat = 0
+        lengths[d] = 1 if normalized[d] else call.axes[d].size
         if normalized[d]:
-            i -= 1
+            n -= 1
             call.axes[d].role = PARAM
-            call.axes[d].param_axis = i
-            if weight is not None or bias is not None:
+            call.axes[d].param_axis = n
+            if w is not None or b is not None:
                 call.axes[d].param = param
             param *= call.axes[d].size
         else:
@@ -184,40 +138,7 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
             stat *= call.axes[d].size
     call.given = False
     call.centre = centre
-    if return_stats:
-        stats_out = stats_arrays(stat)
-    y = run(&call, a, code, weight, bias, out, NULL, stats_out)
-    if not return_stats:
-        return y
-    mean, _, rstd = stats_out
-    shape = tuple([1 if normalized[d] else x_shape[d] for d in range(ndim)])
-    if centre:
-        return y, as_stats(mean, shape, code), as_stats(rstd, shape, code)
-    return y, as_stats(rstd, shape, code)
-
-
-cdef int check_channel_axis(object axis, cnp.ndarray x, int least, bint per_sample) except -1:
-    cdef int ndim = cnp.PyArray_NDIM(x)
-    cdef long index
-    if type(axis) is int and ndim >= least and -ndim < axis < ndim and (axis or not per_sample):
-        index = axis
-        return index + ndim if index < 0 else index
-    return arguments.channel_axis(axis, shape_of(x), least, per_sample)
-
-
-cdef object check_running(str name, object value, ptrdiff_t channels, bint measure):
-    """A running statistic: an array, which can be updated in place if the input is measured."""
-    cdef cnp.ndarray a
-    if value is None:
-        raise arguments.missing_statistic(name)
-    if type(value) is not cnp.ndarray:
-        raise arguments.not_an_array(name, value)
-    a = value
-    if cnp.PyArray_NDIM(a) != 1 or cnp.PyArray_DIM(a, 0) != channels:
-        raise arguments.wrong_shape(name, shape_of(a), (channels,))
-    parameter_dtype(name, a)
-    if measure and not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{name}: is read-only; takes an array that can be updated in place")
+    return run_with_stats(&call, a, code, w, b, out, return_stats, ndim, lengths)
 
 
 cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups, bint per_sample,
@@ -255,115 +176,82 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
         call.n += 1
 
 
-cdef Stat *given_stats(cnp.ndarray mean, cnp.ndarray var, double eps) except NULL:
-    cdef ptrdiff_t i, n = cnp.PyArray_SIZE(mean)
-    cdef cnp.ndarray means = as_float64(mean), variances = as_float64(var)
-    cdef const double *m = <const double *> cnp.PyArray_DATA(means)
-    cdef const double *v = <const double *> cnp.PyArray_DATA(variances)
-    cdef Stat *stats = <Stat *> malloc(max(n, 1) * sizeof(Stat))
-    if stats == NULL:
-        raise MemoryError()
-    for i in range(n):
-        stats[i] = stat_given(m[i], v[i], eps)
-    return stats
-
-
 def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momentum, eps,
                  channel_axis, out, bint return_stats, bint per_sample):
     """Batch norm, or instance norm if per_sample; see functional.py."""
     cdef Call call
-    cdef cnp.ndarray a = input_array(x)
-    cdef int code = input_dtype(a), channel
-    cdef ptrdiff_t channels, samples, count = 0
-    cdef Stat *stats = NULL
-    cdef tuple x_shape = shape_of(a)
-    cdef object stats_out = None
+    cdef cnp.ndarray a = input_array(x), w, b
+    cdef int code = check_dtype("x", a), channel
+    cdef ptrdiff_t samples, count = 0
+    cdef cnp.npy_intp shape[2]   # of the statistics of samples
+    cdef double share
+    cdef bint has_running = running_mean is not None or running_var is not None
 
     channel = check_channel_axis(channel_axis, a, 3 if per_sample else 2, per_sample)
     check_size(a)
-    channels = cnp.PyArray_DIM(a, channel)
-    samples = cnp.PyArray_DIM(a, 0) if per_sample else 1
-    if channels and samples:
-        count = cnp.PyArray_SIZE(a) // channels // samples
+    shape[0] = samples = cnp.PyArray_DIM(a, 0) if per_sample else 1
+    shape[1] = cnp.PyArray_DIM(a, channel)
+    if samples and shape[1]:
+        count = cnp.PyArray_SIZE(a) // shape[1] // samples
     if measure and count == 1:
-        raise arguments.one_value(x_shape, channel, per_sample)
-    weight = check_parameter("weight", weight, (channels,))
-    bias = check_parameter("bias", bias, (channels,))
-    if running_mean is None and running_var is None:
-        if not measure:
-            raise arguments.missing_statistics()
-    else:
-        check_running("running_mean", running_mean, channels, measure)
-        check_running("running_var", running_var, channels, measure)
-    if type(momentum) is not float or not 0 <= <double> momentum <= 1:
-        momentum = arguments.momentum(momentum)
+        raise arguments.one_value(shape_of(a), channel, per_sample)
+    w = check_parameter("weight", weight, 1, &shape[1])
+    b = check_parameter("bias", bias, 1, &shape[1])
+    if has_running:
+        check_running("running_mean", running_mean, shape[1], measure)
+        check_running("running_var", running_var, shape[1], measure)
+    elif not measure:
+        raise arguments.missing_statistics()
+    share = check_momentum(momentum)
     call.eps = check_eps(eps)
     if out is not None:
         check_out(out, a, code)
 
-    has_params = weight is not None or bias is not None
-    channel_axes(&call, a, channel, 0, per_sample and measure, has_params)
+    channel_axes(&call, a, channel, 0, per_sample and measure, w is not None or b is not None)
     call.given = not measure
     call.centre = True
-    shape = (samples, channels)[0 if per_sample else 1:]
-    if measure:
-        if return_stats or running_mean is not None:
-            stats_out = stats_arrays(samples * channels)
-        y = run(&call, a, code, weight, bias, out, NULL, stats_out)
-        if running_mean is not None and cnp.PyArray_SIZE(a):
-            arguments.update_running(
-                running_mean, running_var, momentum, stats_out[0].reshape(samples, channels),
-                stats_out[1].reshape(samples, channels), count
-            )
+    call.stats = NULL
+    call.stats_count = 0
+    try:
+        if not measure:
+            use_running(&call, running_mean, running_var)
+        elif has_running or return_stats:
+            make_stats(&call, samples * shape[1])
+        y = run(&call, a, code, w, b, out)
+        if measure and has_running and count:
+            update_running(&call, running_mean, MEAN, samples, 1, share)
+            update_running(&call, running_var, VARIANCE, samples, count / <double> (count - 1),
+                           share)
         if not return_stats:
             return y
-        mean, _, rstd = stats_out
-        return y, as_stats(mean, shape, code), as_stats(rstd, shape, code)
-
-    # The running statistics are read before anything is written: out may be one of them.
-    stats = given_stats(running_mean, running_var, call.eps)
-    try:
-        if return_stats:
-            mean = np.array(running_mean, np.float64)
-            rstd = np.array([stats[i].rstd for i in range(channels)])
-        y = run(&call, a, code, weight, bias, out, stats, None)
+        return with_stats(&call, y, code, 1 + per_sample, &shape[0 if per_sample else 1])
     finally:
-        free(stats)
-    if not return_stats:
-        return y
-    mean, rstd = [as_stats(np.broadcast_to(s, shape), shape, code) for s in (mean, rstd)]
-    return y, mean, rstd
+        free(call.stats)
 
 
 def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, bint return_stats):
+    """Group norm; see functional.py."""
     cdef Call call
-    cdef cnp.ndarray a = input_array(x)
-    cdef int code = input_dtype(a), channel
-    cdef ptrdiff_t channels, groups
-    cdef tuple x_shape = shape_of(a)
-    cdef object stats_out = None
+    cdef cnp.ndarray a = input_array(x), w, b
+    cdef int code = check_dtype("x", a), channel
+    cdef cnp.npy_intp channels
+    cdef cnp.npy_intp shape[2]
 
     channel = check_channel_axis(channel_axis, a, 2, True)
     check_size(a)
-    channels = x_shape[channel]
-    groups = arguments.num_groups(num_groups, channels, x_shape)
-    weight = check_parameter("weight", weight, (channels,))
-    bias = check_parameter("bias", bias, (channels,))
+    channels = cnp.PyArray_DIM(a, channel)
+    shape[0] = cnp.PyArray_DIM(a, 0)
+    shape[1] = check_num_groups(num_groups, channels, a)
+    w = check_parameter("weight", weight, 1, &channels)
+    b = check_parameter("bias", bias, 1, &channels)
     call.eps = check_eps(eps)
     if out is not None:
         check_out(out, a, code)
 
-    channel_axes(&call, a, channel, groups, True, weight is not None or bias is not None)
+    channel_axes(&call, a, channel, shape[1], True, w is not None or b is not None)
     call.given = False
     call.centre = True
-    if return_stats:
-        stats_out = stats_arrays(x_shape[0] * groups)
-    y = run(&call, a, code, weight, bias, out, NULL, stats_out)
-    if not return_stats:
-        return y
-    shape = (x_shape[0], groups)
-    mean, _, rstd = stats_out
-    return y, as_stats(mean, shape, code), as_stats(rstd, shape, code)
+    return run_with_stats(&call, a, code, w, b, out, return_stats, 2, shape)
 
 
 # ---- the yardstick ----

@@ -10,6 +10,7 @@ ctypedef struct Job:
     Moments *moments
     Stat *stats
     ptrdiff_t strips
+    bint given, fused       # statistics; else measure first, or measure and apply in one go
 
 ctypedef void (*Task)(const Job *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
 
@@ -45,8 +46,13 @@ cdef void rows_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept n
     # Backwards: what was measured last is still in the cache.
     cdef ptrdiff_t i, chunks = job.plan.apply.chunks
     cdef ptrdiff_t end = job.plan.kept.count * chunks - 1
+    cdef ptrdiff_t unit = (end - first) // chunks, chunk = (end - first) % chunks
     for i in range(first, last):
-        job.kernels.rows_apply(job.plan, job.stats, (end - i) // chunks, (end - i) % chunks)
+        job.kernels.rows_apply(job.plan, job.stats, unit, chunk)
+        chunk -= 1
+        if chunk < 0:
+            unit -= 1
+            chunk = chunks - 1
 
 
 cdef void columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -82,24 +88,24 @@ cdef void columns_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcep
         )
 
 
-cdef void execute(Job *job, bint given, bint fused, int threads) noexcept nogil:
+cdef void execute(Job *job, int threads) noexcept nogil:
     cdef const Plan *plan = job.plan
     cdef ptrdiff_t tiles
     if plan.columns:
         job.strips = (plan.width + plan.strip - 1) // plan.strip
         tiles = plan.kept.count * row_chunks(plan) * job.strips
-        if fused:
+        if job.fused:
             for_ranges(columns_fused, job, plan.kept.count * job.strips, threads)
             return
-        if not given:
+        if not job.given:
             for_ranges(columns_measure, job, tiles, threads)
             for_ranges(columns_pool, job, plan.stats, threads)
         for_ranges(columns_apply, job, tiles, threads)
     else:
-        if fused:
+        if job.fused:
             for_ranges(rows_fused, job, plan.kept.count, threads)
             return
-        if not given:
+        if not job.given:
             for_ranges(rows_measure, job, plan.kept.count * plan.measure.chunks, threads)
             for_ranges(rows_pool, job, plan.kept.count, threads)
         for_ranges(rows_apply, job, plan.kept.count * plan.apply.chunks, threads)

@@ -67,6 +67,7 @@ cdef extern from "kernels/layout.h" nogil:
 
     ctypedef struct Order:
         Nest stats
+        bint stats_reordered
         bint param_reordered
         int param_ndim
         int param_axis[65]
@@ -77,8 +78,23 @@ cdef extern from "kernels/layout.h" nogil:
 cdef extern from "kernels/moments.h" nogil:
     void pool_unit(const Plan *, const Moments *, Stat *, ptrdiff_t unit)
     void pool_block(const Plan *, Moments *, Stat *, ptrdiff_t first, ptrdiff_t last)
-    Stat stat_given(double mean, double var, double eps)
-    void stats_store(const Nest *, const Stat *, double *mean, double *var, double *rstd)
+
+    ctypedef struct Reals:
+        char *data
+        ptrdiff_t stride
+        bint wide
+
+    enum:
+        MEAN
+        VARIANCE
+        RSTD
+
+    void stats_given(Stat *, ptrdiff_t n, const Reals *mean, const Reals *var, double eps)
+    void stats_unknown(Stat *, ptrdiff_t n)
+    void stats_reorder(const Nest *, const Stat *source, Stat *target)
+    void stats_take(const Stat *, ptrdiff_t n, int what, const Reals *)
+    void stats_average(const Stat *, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
+                       double momentum, const Reals *running)
 
 cdef extern from "kernels/threads.h" nogil:
     void threads_init()

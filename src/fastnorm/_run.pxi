@@ -7,132 +7,9 @@ cdef Py_ssize_t SERIAL_BELOW = 32768
 cdef Py_ssize_t PRECISE_BELOW = 16384
 # Output beyond this many bytes is stored past the cache, which it would only flush.
 cdef Py_ssize_t STREAM_ABOVE = 1 << 20
-
-cdef object bfloat16 = None
-
-
-cdef int dtype_code(cnp.dtype dtype) except -2:
-    """The element type, or -1 if it is none of ours."""
-    global bfloat16
-    if dtype.type_num == cnp.NPY_FLOAT:
-        return F32
-    if dtype.type_num == cnp.NPY_DOUBLE:
-        return F64
-    if dtype.type_num == cnp.NPY_FLOAT16:
-        return F16
-    if dtype.itemsize != 2:
-        return -1
-    scalar = (<object> dtype).type
-    if scalar is bfloat16 or (bfloat16 is None and scalar.__name__ == "bfloat16"):
-        bfloat16 = scalar
-        return BF16
-    return -1
-
-
-cdef inline bint is_behaved(cnp.ndarray a) noexcept:
-    """Aligned, and in this machine's byte order."""
-    return cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)
-
-
-cdef void extent(cnp.ndarray a, char **first, char **last) noexcept:
-    """The bytes between which an array lies."""
-    cdef int d
-    cdef ptrdiff_t reach
-    first[0] = <char *> cnp.PyArray_DATA(a)
-    last[0] = first[0] + cnp.PyArray_ITEMSIZE(a)
-    for d in range(cnp.PyArray_NDIM(a)):
-        reach = (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
-        if reach < 0:
-            first[0] += reach
-        else:
-            last[0] += reach
-
-
-cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether arrays may share memory: theirs, or what lies between it."""
-    cdef char *a_first
-    cdef char *a_last
-    cdef char *b_first
-    cdef char *b_last
-    extent(a, &a_first, &a_last)
-    extent(b, &b_first, &b_last)
-    return a_first < b_last and b_first < a_last
-
-
-cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """b is a, or another view of exactly the same elements."""
-    cdef int d
-    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b):
-        return False
-    for d in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIM(a, d) > 1 and cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d):
-            return False
-    return True
-
-
-cdef cnp.ndarray input_array(object x):
-    if type(x) is cnp.ndarray:
-        return x
-    return arguments.as_array("x", x)
-
-
-cdef int input_dtype(cnp.ndarray x) except -1:
-    cdef int code = dtype_code(x.dtype)
-    if code < 0:
-        raise arguments.unsupported_dtype("x", x.dtype)
-    return code
-
-
-cdef tuple shape_of(cnp.ndarray a):
-    return (<object> a).shape
-
-
-cdef int parameter_dtype(str name, cnp.ndarray p) except -1:
-    cdef int code = dtype_code(p.dtype)
-    if code < 0:
-        raise arguments.unsupported_dtype(name, p.dtype)
-    return code
-
-
-cdef cnp.ndarray check_parameter(str name, object value, tuple shape):
-    cdef cnp.ndarray p
-    if value is None:
-        return None
-    p = value if type(value) is cnp.ndarray else arguments.as_array(name, value)
-    parameter_dtype(name, p)
-    if shape_of(p) != shape:
-        raise arguments.wrong_shape(name, shape_of(p), shape)
-    return p
-
-
-cdef cnp.ndarray as_float64(cnp.ndarray a):
-    """The values as a dense float64 array, which may be the array itself."""
-    cdef cnp.ndarray wide
-    cdef int code = dtype_code(a.dtype)
-    if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
-        return arguments.converted(a, np.float64)
-    if code == F64:
-        return a
-    wide = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_DOUBLE, 0)
-    isa_kernels(tier, code).widen(
-        cnp.PyArray_DATA(a), <double *> cnp.PyArray_DATA(wide), cnp.PyArray_SIZE(a)
-    )
-    return wide
-
-
-cdef cnp.ndarray as_float32(cnp.ndarray a):
-    """The values as a dense float32 array, which may be the array itself."""
-    cdef cnp.ndarray single
-    cdef int code = dtype_code(a.dtype)
-    if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
-        return arguments.converted(a, np.float32)
-    if code == F32:
-        return a
-    single = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_FLOAT, 0)
-    isa_kernels(tier, code).to_float(
-        cnp.PyArray_DATA(a), <float *> cnp.PyArray_DATA(single), cnp.PyArray_SIZE(a)
-    )
-    return single
+# Work below this many elements takes a microsecond or two: not long enough to let other threads
+# have Python meanwhile, which costs a tenth of that.
+cdef Py_ssize_t KEEP_GIL_BELOW = 8192
 
 
 cdef cnp.ndarray prepare_parameter(cnp.ndarray p, const Order *order, int code):
@@ -158,6 +35,9 @@ ctypedef struct Call:
     bint given
     bint centre
     double eps
+    # In the caller's order: what is given, or room for what is measured; NULL: it is not wanted.
+    Stat *stats
+    ptrdiff_t stats_count
 
 
 cdef bint plan_for(Plan *plan, Order *order, const Call *call, cnp.ndarray x, cnp.ndarray y):
@@ -175,31 +55,20 @@ cdef bint plan_for(Plan *plan, Order *order, const Call *call, cnp.ndarray x, cn
     return layout_plan(plan, order, axes, call.n, cnp.PyArray_ITEMSIZE(x), call.given)
 
 
-cdef cnp.ndarray new_like(cnp.ndarray x):
-    """An output for x, with its order of memory, in this machine's byte order."""
-    if cnp.PyArray_ISNOTSWAPPED(x):
-        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
-    return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
-
-
-cdef object run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.ndarray bias,
-                object out, Stat *stats_given, object stats_out):
-    """Normalise x into out (or a new array), which is returned.
-
-    stats_out: None, or arrays (mean, var, rstd) of float64 that receive the statistics.
-    """
+cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.ndarray bias,
+                     object out):
+    """Normalise x into out (or a new array), which is returned; fill in call.stats."""
     cdef Plan plan
     cdef Order order
     cdef Job job
-    cdef const Kernels *kernels = isa_kernels(tier, code)
-    cdef cnp.ndarray y, source = x, result, w, b, mean, var, rstd
-    cdef ptrdiff_t total = cnp.PyArray_SIZE(x), itemsize = cnp.PyArray_ITEMSIZE(x), chunks
-    cdef bint planned, fused, fresh = out is None
+    cdef cnp.ndarray y, source = x, result, w, b
+    cdef ptrdiff_t total = cnp.PyArray_SIZE(x), itemsize = cnp.PyArray_ITEMSIZE(x)
+    cdef bint planned, fresh = out is None
     cdef int threads = 1
 
     # Results go to the caller's array if the kernels can store there without overwriting what they
     # have yet to read, and if it is laid out like x; else by way of an array of our own.
-    y = result = new_like(x) if fresh else out
+    y = result = new_like(x) if fresh else <cnp.ndarray> out
     if not fresh and (
         not is_behaved(y)
         or (overlaps(x, y) and not same_memory(x, y))
@@ -208,6 +77,8 @@ cdef object run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.nda
     ):
         y = new_like(x)
     if total == 0:
+        if not call.given:
+            stats_unknown(call.stats, call.stats_count)
         return result
     planned = is_behaved(x) and plan_for(&plan, &order, call, x, y)
     if not planned and y is out:
@@ -236,36 +107,46 @@ cdef object run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.nda
 
     if total >= SERIAL_BELOW:
         threads = threads_get()
-    fused = layout_schedule(&plan, itemsize, threads) and not call.given
-
-    memset(&job, 0, sizeof(job))
     job.plan = &plan
-    job.kernels = kernels
-    if call.given:
-        job.stats = stats_given
-    elif stats_out is not None or not fused:
-        job.stats = <Stat *> malloc(plan.stats * sizeof(Stat))
-        if job.stats == NULL:
-            raise MemoryError()
+    job.kernels = isa_kernels(tier, code)
+    job.given = call.given
+    job.fused = layout_schedule(&plan, itemsize, threads) and not call.given
+    job.moments = NULL
+    job.stats = call.stats
     try:
-        if not fused and not call.given:
-            chunks = (
-                plan.kept.count * row_chunks(&plan) * plan.width
-                if plan.columns else plan.kept.count * plan.measure.chunks
-            )
-            job.moments = <Moments *> malloc(chunks * sizeof(Moments))
-            if job.moments == NULL:
-                raise MemoryError()
-        with nogil:
-            execute(&job, call.given, fused, threads)
-        if stats_out is not None:
-            mean, var, rstd = stats_out
-            stats_store(&order.stats, job.stats, <double *> cnp.PyArray_DATA(mean),
-                        <double *> cnp.PyArray_DATA(var), <double *> cnp.PyArray_DATA(rstd))
+        prepare_job(&job, &order)
+        if total < KEEP_GIL_BELOW:
+            execute(&job, threads)
+        else:
+            with nogil:
+                execute(&job, threads)
+        if job.stats != call.stats and call.stats != NULL:
+            stats_reorder(&order.stats, job.stats, call.stats)
     finally:
         free(job.moments)
-        if not call.given:
+        if job.stats != call.stats:
             free(job.stats)
     if y is not result:
         cnp.PyArray_CopyInto(result, y)
     return result
+
+
+cdef int prepare_job(Job *job, const Order *order) except -1:
+    """Room for what is measured before it is applied, or not in the caller's order."""
+    cdef const Plan *plan = job.plan
+    cdef ptrdiff_t chunks
+    if job.given:
+        return 0
+    if not job.fused:
+        chunks = (
+            plan.kept.count * row_chunks(plan) * plan.width
+            if plan.columns else plan.kept.count * plan.measure.chunks
+        )
+        job.moments = <Moments *> malloc(chunks * sizeof(Moments))
+        if job.moments == NULL:
+            raise MemoryError()
+    if order.stats_reordered if job.stats != NULL else not job.fused:
+        job.stats = <Stat *> malloc(plan.stats * sizeof(Stat))
+        if job.stats == NULL:
+            raise MemoryError()
+    return 0

@@ -61,30 +61,38 @@ static int join(Axis *axes, int n) {
     return n ? last + 1 : 0;
 }
 
+static void add_loop(Nest *nest, const Axis *axis) {
+    const int d = nest->ndim++;
+    nest->size[d] = axis->size;
+    nest->x[d] = axis->x;
+    nest->y[d] = axis->y;
+    nest->param[d] = axis->param;
+    nest->stat[d] = axis->stat;
+    nest->count *= axis->size;
+}
+
 static void make_nest(Nest *nest, const Axis *axes, int n) {
-    nest->ndim = n;
+    nest->ndim = 0;
     nest->count = 1;
-    for (int i = 0; i < n; i++) {
-        nest->size[i] = axes[i].size;
-        nest->x[i] = axes[i].x;
-        nest->y[i] = axes[i].y;
-        nest->param[i] = axes[i].param;
-        nest->stat[i] = axes[i].stat;
-        nest->count *= axes[i].size;
-    }
+    for (int i = 0; i < n; i++)
+        add_loop(nest, &axes[i]);
 }
 
 static void make_walk(Walk *walk, Axis *axes, int n) {
     n = join(axes, n);
     make_nest(&walk->runs, axes, n - 1);
     walk->length = axes[n - 1].size;
-    walk->pieces = walk->per_chunk = 1;
-    if (walk->length >= CHUNK)
+    walk->pieces = walk->chunks = 1;
+    walk->per_chunk = walk->runs.count;
+    if (walk->runs.count * walk->length <= CHUNK)
+        return;
+    if (walk->length > CHUNK) {
         walk->pieces = (walk->length + CHUNK - 1) / CHUNK;
-    else
-        walk->per_chunk = CHUNK / MAX(walk->length, 1);
-    walk->chunks = walk->pieces > 1 ? walk->runs.count * walk->pieces
-                                    : (walk->runs.count + walk->per_chunk - 1) / walk->per_chunk;
+        walk->chunks = walk->runs.count * walk->pieces;
+    } else {
+        walk->per_chunk = CHUNK / walk->length;
+        walk->chunks = (walk->runs.count + walk->per_chunk - 1) / walk->per_chunk;
+    }
 }
 
 /* Parameters are laid out like the array's memory, so that they too are read in order. */
@@ -106,19 +114,19 @@ static void order_parameters(Order *order, Axis *axes, int n) {
 
 /* Number the statistics in memory order; remember the caller's order. */
 static void order_statistics(Plan *plan, Order *order, Axis *axes, int n) {
-    Axis kept[MAX_AXES];
-    int count = 0;
+    ptrdiff_t stride = 1;
+    make_nest(&order->stats, axes, 0);
     for (int i = 0; i < n; i++)
         if (axes[i].role & KEPT)
-            kept[count++] = axes[i];
-    make_nest(&order->stats, kept, count);
+            add_loop(&order->stats, &axes[i]);
     plan->stats = order->stats.count;
-    ptrdiff_t stride = 1;
+    order->stats_reordered = 0;
     for (int i = n - 1; i >= 0; i--) {
-        if (axes[i].role & KEPT) {
-            axes[i].stat = stride;
-            stride *= axes[i].size;
-        }
+        if (!(axes[i].role & KEPT))
+            continue;
+        order->stats_reordered |= axes[i].stat != stride;
+        axes[i].stat = stride;
+        stride *= axes[i].size;
     }
 }
 

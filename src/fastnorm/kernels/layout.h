@@ -22,6 +22,7 @@ typedef struct {
 /* How the caller's statistics and parameters are ordered, compared with the kernels'. */
 typedef struct {
     Nest stats;          /* visits the kernels' statistics in order; stat: the caller's stride */
+    int stats_reordered; /* the caller's order is another */
     int param_reordered; /* the kernels want the weight with its axes in the order below */
     int param_ndim, param_axis[MAX_AXES];
 } Order;

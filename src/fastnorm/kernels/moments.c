@@ -1,6 +1,5 @@
 /* Pooling after a parallel measurement. */
 #include "moments.h"
-#include "nest.h"
 
 void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t unit) {
     pool_rows(plan, moments + unit * plan->measure.chunks, &stats[unit]);
@@ -22,19 +21,5 @@ void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first
             }
         }
         pool_columns(plan, columns, columns + plan->chunks * plan->width, stat, &stats[i]);
-    }
-}
-
-Stat stat_given(double mean, double var, double eps) {
-    return (Stat){mean, 0, var, 1.0 / sqrt(var + eps)};
-}
-
-void stats_store(const Nest *order, const Stat *stats, double *mean, double *var, double *rstd) {
-    Cursor cursor;
-    cursor_at(&cursor, order, 0);
-    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&cursor)) {
-        mean[cursor.at.stat] = stats[i].mean + stats[i].rest;
-        var[cursor.at.stat] = stats[i].var;
-        rstd[cursor.at.stat] = stats[i].rstd;
     }
 }

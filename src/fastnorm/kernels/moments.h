@@ -73,10 +73,33 @@ static inline void pool_columns(const Plan *plan, const Moments *columns, const 
 void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t unit);
 void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first, ptrdiff_t last);
 
-/* A statistic that the caller hands in. */
-Stat stat_given(double mean, double var, double eps);
+/* ---- statistics.c: those of the caller, and for the caller ---- */
 
-/* All statistics in the caller's order. */
-void stats_store(const Nest *order, const Stat *stats, double *mean, double *var, double *rstd);
+/* One number for each channel: float, or double if `wide`, `stride` bytes apart. */
+typedef struct {
+    char *data;
+    ptrdiff_t stride;
+    int wide;
+} Reals;
+
+/* n statistics from means and variances handed in. */
+void stats_given(Stat *stats, ptrdiff_t n, const Reals *mean, const Reals *var, double eps);
+
+/* n statistics of no elements, which are NaN. */
+void stats_unknown(Stat *stats, ptrdiff_t n);
+
+/* Statistics in the kernels' order, to the caller's. */
+void stats_reorder(const Nest *order, const Stat *from, Stat *to);
+
+/* What to take from statistics. */
+enum { MEAN, VARIANCE, RSTD };
+
+/* One of the three from n statistics, to the start of `to`. */
+void stats_take(const Stat *stats, ptrdiff_t n, int what, const Reals *to);
+
+/* running = (1 - momentum) * running + momentum * batch, in float64, for the mean or the variance.
+ * The batch's are averages over `samples` statistics of each of n channels, times `factor`. */
+void stats_average(const Stat *stats, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
+                   double momentum, const Reals *running);
 
 #endif
