@@ -211,7 +211,7 @@ def shape_of_statistics(op: Operation, x: Array, groups: int) -> tuple[int, ...]
 @every_dtype
 def test_empty_arrays(op, dtype, rng):
     """No sample, or nothing in each: an empty result, statistics of the promised shape."""
-    for shape in ((0, 6, 35), (4, 6, 0), (0, 6, 0), (0, 6, 5, 7), (2, 6, 0, 7)):
+    for shape in ((0, 6, 35), (4, 6, 0), (4, 0, 35), (0, 6, 0), (0, 6, 5, 7), (2, 6, 0, 7)):
         x = np.empty(shape, dtype)
         if op.channel_axis == -1:
             x = np.moveaxis(x, 1, -1)
@@ -224,6 +224,7 @@ def test_empty_arrays(op, dtype, rng):
             for stat in stats:
                 assert stat.shape == shape_of_statistics(op, x, arguments.get("num_groups", 0))
                 assert stat.dtype == (np.float64 if dtype == np.float64 else np.float32)
+                assert op.needs_running or np.isnan(stat).all()
         out = np.empty_like(x)
         assert op(x, out=out, **arguments) is out
 

@@ -147,7 +147,7 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
     cdef int d
     cdef Axis *axis
     cdef ptrdiff_t channels = cnp.PyArray_DIM(x, channel)
-    cdef ptrdiff_t split = channels // groups if groups else 1
+    cdef ptrdiff_t split = channels // groups if groups else 1   # 0 without channels
     call.n = 0
     for d in range(cnp.PyArray_NDIM(x)):
         axis = &call.axes[call.n]
@@ -172,7 +172,7 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
                 call.step[call.n] = 1
         elif d == 0 and per_sample:
             axis.role = KEPT
-            axis.stat = channels // split
+            axis.stat = groups if groups else channels
         call.n += 1
 
 
