@@ -22,8 +22,10 @@ from helpers import (
     Operation,
     assert_accurate,
     assert_same_bits,
+    assert_statistics,
     each,
     every_dtype,
+    every_measuring_operation,
     every_operation,
     misaligned,
     normal,
@@ -32,6 +34,7 @@ from helpers import (
 )
 
 import fastnorm
+from fastnorm._arguments import converted
 
 
 def swapped(array: Array) -> Array:
@@ -123,6 +126,23 @@ def test_layout_of_x(op, dtype, rng):
             assert_accurate(out, exact, dtype, f"{layout}, contiguous out")
 
 
+@every_measuring_operation
+@every_dtype
+def test_statistics_of_any_layout(op, dtype, rng):
+    """They have the caller's order, whatever that of memory."""
+    base = normal(rng, (4, 6, 35), dtype, mean=2)
+    arguments = op.arguments(base, rng)
+    exact = op.exact(base, **arguments)
+    for layout, lay_out in LAYOUTS.items():
+        if "swapped" in layout and dtype == BFLOAT16:
+            continue  # NumPy knows no byte order of types of other packages
+        x = lay_out(base)
+        y, *stats = op(x, return_stats=True, **arguments)
+        assert_statistics(tuple(stats), exact, dtype)
+        assert all(array.flags.c_contiguous for array in stats)
+        assert_same_bits(y, op(x, **arguments), layout)
+
+
 @every_operation
 def test_layout_of_the_parameters(op, rng):
     """What changes neither the values nor the layout of x changes no bit."""
@@ -138,6 +158,14 @@ def test_layout_of_the_parameters(op, rng):
                 np.testing.assert_array_equal(changed, parameter)
                 y = op(x, **{**arguments, name: changed})
                 assert_same_bits(y, expected, f"{name}, {layout}")
+
+
+def test_what_c_reads_is_aligned(rng):
+    """x86 forgives, other processors need not."""
+    weight = misaligned(normal(rng, 35, np.float64))
+    copy = converted(weight, np.float64)
+    assert copy.flags.aligned
+    assert_same_bits(copy, weight)
 
 
 def test_layout_of_parameters_of_several_axes(rng):

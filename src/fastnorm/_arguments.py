@@ -42,9 +42,12 @@ def as_array(name: str, value: Any) -> npt.NDArray[Any]:
 
 
 def converted(values: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    """A dense array of this dtype; what is out of its range becomes inf without a warning."""
+    """A dense, aligned array of this dtype, perhaps the array itself.
+
+    What is out of the dtype's range becomes inf without a warning.
+    """
     with np.errstate(all="ignore"):
-        return np.ascontiguousarray(values, dtype=dtype)
+        return np.require(values, dtype, ["C", "A"])
 
 
 def assign(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
