@@ -93,6 +93,7 @@ SMALL = [
     "layer_norm a 7x96",
     "layer_norm a 3x8x4x5:nchw",
     "layer_norm a 7x96 f64",
+    "rms_norm a 7x96",
     "rms_norm a 7x96 bf16",
     "batch_norm a 8x6x5x5",
     "batch_norm a 8x5x5x6:nhwc training",
