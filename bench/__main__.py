@@ -25,7 +25,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from bench import report
-from bench.machine import Caches, describe, processors
+from bench.machine import Caches, describe, load_average, processors
 from bench.measure import Session
 from bench.peers import PEERS, keep_freed_memory, load
 from bench.problems import OPERATIONS, Problem, lists, select
@@ -180,6 +180,8 @@ def _measure(
     peers, skipped = load([name for name in options.peers if name != "none"], threads)
     for name, reason in skipped.items():
         print(f"{name}: {reason}")
+    if not options.quick and load_average() > 0.5:
+        print(f"load average {load_average():.1f}: something else is running; times will jump")
     session = Session(
         threads, tiers, peers, 0.0 if options.quick else options.seconds, options.quick
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -74,8 +75,7 @@ def describe(peers: Iterable[str] = ()) -> dict[str, str]:
     memory = _memory()
     if memory:
         found["memory"] = _in_words(memory)
-    if hasattr(os, "getloadavg"):
-        found["load average before"] = f"{os.getloadavg()[0]:.2f}"
+    found["load average before"] = f"{load_average():.2f}"
     for name in ("numpy", *peers):
         try:
             found[name] = version(name)
@@ -108,6 +108,11 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Return how many processes ran or wanted to in the last minute; NaN if that is unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def _memory() -> int:

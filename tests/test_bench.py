@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("bench", reason="the benchmark is only in the repository")
+pytest.importorskip("rich", reason="the benchmark needs the bench extra")
+pytest.importorskip("matplotlib", reason="the benchmark needs the bench extra")
 
 from helpers import run_without
 
