@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ def shown(folder: Path) -> str:
     return found.stdout
 
 
+def names_host(text: str) -> bool:
+    """Whether the host's name, if it has one, is a word of the text."""
+    name = platform.node()
+    return bool(name) and re.search(rf"\b{re.escape(name)}\b", text) is not None
+
+
 def test_run_shows_tables(shown: str) -> None:
     lines = shown.splitlines()
     assert lines[0] == "torch: skipped, torch is not installed"
@@ -73,8 +80,8 @@ def test_run_writes_report_and_plots(shown: str, folder: Path) -> None:
     for name in ("copies.svg", "speed.svg"):
         assert f"](plots/{name})" in text
         assert "</svg>" in (folder / "plots" / name).read_text("utf-8")
-    for secret in (platform.node(), str(Path.home()), str(folder)):
-        assert secret not in text
+    assert not names_host(text)
+    assert str(folder) not in text
 
 
 def test_earlier_run_is_shown_again(
@@ -146,6 +153,6 @@ def test_machine_is_described_without_names() -> None:
     found = describe(["numpy", "a-distribution-that-is-not-there"])
     assert found["numpy"] == np.__version__
     assert "a-distribution-that-is-not-there" not in found
-    assert platform.node() not in " ".join(found.values())
+    assert not names_host(" ".join(found.values()))
     here = Caches.here()
     assert 2**13 <= here.l1 <= here.l2 <= here.l3
