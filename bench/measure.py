@@ -1,173 +1,146 @@
-"""Time fastnorm, tier by tier, and its peers; keep what the tables show."""
+"""Measure a problem: fastnorm, the copies and the peers, checked and then timed in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from typing import Any
 
-from bench.cases import promised_copies
-from bench.peers import Call, Peer
+import numpy as np
+
+import fastnorm
+from bench.bounds import FASTNORM, NEW_OUTPUT, is_array
+from bench.clock import Contender, interleave
+from bench.peers import Peer, UnsupportedError
+from bench.problems import Problem
+from bench.results import Measured, in_words
+from bench.work import Call, Work
 from fastnorm import _core
-from fastnorm._demo import Case, Data, bind, copies, make_data, race
+from fastnorm._demo import Array, DType
+
+TOLERANCES: Mapping[DType, float] = {
+    "float64": 1e-5,
+    "float32": 1e-3,
+    "float16": 1e-2,
+    "bfloat16": 6e-2,
+}
+"""Most that a peer's result y may differ from fastnorm's, in units of 1 + |y|.
+
+Enough for arithmetic in half precision, in float32 for float64, and for large sums; not enough for
+another formula.
+"""
+
+QUICK_ELEMENTS = 2**14
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of a call."""
-
-    best: float
-    median: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Timing:
-        """Sum up what was measured."""
-        return cls(min(seconds), median(seconds))
-
-    def __truediv__(self, other: Timing) -> Timing:
-        """Return best by best and median by median."""
-        return Timing(self.best / other.best, self.median / other.median)
-
-    def scaled(self, factor: float) -> Timing:
-        """Return the times in another unit, or a share of them."""
-        return Timing(self.best * factor, self.median * factor)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a case took.
-
-    Parameters
-    ----------
-    case : Case
-        The work.
-    timings : mapping of str to Timing
-        For each that did it: instruction sets of fastnorm by name, then peers.
-    copy : Timing or None
-        A parallel copy of the same bytes; None where it means nothing.
-    """
-
-    case: Case
-    timings: Mapping[str, Timing]
-    copy: Timing | None = None
-
-    @property
-    def copies(self) -> Mapping[str, Timing]:
-        """The timings as multiples of the copy."""
-        if self.copy is None:
-            return {}
-        return {name: timing / self.copy for name, timing in self.timings.items()}
-
-    def breaks_promise(self, name: str) -> bool:
-        """Whether `name` took more copies than `case` promises."""
-        limit = promised_copies(self.case)
-        return limit is not None and self.copies[name].best > limit
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as JSON has it; times are seconds."""
-        title, shape, layout, dtype = self.case.cells
-        found: dict[str, Any] = {
-            "case": title,
-            "shape": shape,
-            "layout": layout,
-            "dtype": dtype,
-            "timings": {name: vars(timing) for name, timing in self.timings.items()},
-        }
-        if self.copy is not None:
-            found["copy"] = vars(self.copy)
-            found["copies"] = {name: vars(ratio) for name, ratio in self.copies.items()}
-            found["promised_copies"] = promised_copies(self.case)
-        return found
-
-
-@dataclass(frozen=True)
-class Bench:
+class Session:
     """How to measure.
 
     Parameters
     ----------
+    threads : sequence of int
+        Thread counts.
     tiers : sequence of str
-        Instruction sets of fastnorm.
+        Instruction sets of fastnorm; the first is the one that is compared.
     peers : mapping of str to Peer
         Other libraries.
     seconds : float
-        Time for each case and library.
+        Time for each contender; 0 only shows that all of it runs.
     quick : bool
-        Whether to take the least work that runs everything; times mean nothing.
+        Whether to cut the arrays down.
     """
 
+    threads: Sequence[int]
     tiers: Sequence[str]
     peers: Mapping[str, Peer]
     seconds: float
     quick: bool = False
 
-    def arrays(self, cases: Sequence[Case]) -> Iterator[Result]:
-        """Time whole arrays in relation to a parallel copy."""
-        for full in cases:
-            case = full.shrunk(2**14) if self.quick else full
-            data = make_data(case)
-            calls: dict[str, Call] = copies(data)
-            for tier in self.tiers:
-                calls |= _on_tier(tier, tier, bind(case, data))
-            timings = self._race(calls)
-            copy = min((timings.pop(name) for name in copies(data)), key=_best)
-            yield Result(case, timings | self._peers(case, data), copy)
+    def measure(self, problem: Problem) -> Measured:
+        """Check and time everyone on one problem."""
+        work = Work.of(problem.shrunk(QUICK_ELEMENTS) if self.quick else problem)
+        left_out: dict[str, str] = {}
+        contenders: dict[tuple[int, str], Contender] = {}
+        for threads in self.threads:
+            calls = self._ours(problem, work, threads) | self._theirs(work, threads, left_out)
+            contenders |= {(threads, name): contender for name, contender in calls.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            timings = interleave(contenders, self.seconds)
+        return Measured(
+            problem,
+            {
+                threads: {name: t for (count, name), t in timings.items() if count == threads}
+                for threads in self.threads
+            },
+            left_out,
+        )
 
-    def calls(self, cases: Sequence[Case]) -> Iterator[Result]:
-        """Time single calls on small arrays, into `out` and into a new output."""
-        number = 2 if self.quick else 1000
-        for case in cases:
-            data = make_data(case)
-            calls: dict[str, Call] = {}
-            for tier in self.tiers:
-                calls |= _on_tier(tier, tier, _repeated(bind(case, data), number))
-            tier, call = self.tiers[0], bind(case, data, new_output=True)
-            calls |= _on_tier(tier, f"{tier}, new output", _repeated(call, number))
-            timings = self._race(calls) | self._peers(case, data, number)
-            yield Result(case, {name: t.scaled(1 / number) for name, t in timings.items()})
+    def use(self, threads: int, tier: str | None = None) -> None:
+        """Set the threads of everyone, and fastnorm's instruction set."""
+        # Of the peers too, because those that share fastnorm's OpenMP set its limit.
+        for peer in self.peers.values():
+            peer.use_threads(threads)
+        fastnorm.set_num_threads(threads)
+        _core.use_isa(tier or self.tiers[0])
 
-    def _peers(self, case: Case, data: Data, number: int = 1) -> dict[str, Timing]:
-        """Time the peers that know the operation, each in a race of its own.
+    def _ours(self, problem: Problem, work: Work, threads: int) -> dict[str, Contender]:
+        """Return the copies, and fastnorm's calls."""
+        prepare = partial(self.use, threads)
+        calls: dict[str, Call] = dict(work.copies()) if is_array(problem) else {}
+        calls[FASTNORM] = work.call()
+        if not is_array(problem):
+            calls[NEW_OUTPUT] = work.call(new_output=True)
+        contenders = {name: Contender(call, prepare) for name, call in calls.items()}
+        for tier in self.tiers[1:]:
+            prepare = partial(self.use, threads, tier)
+            contenders[f"{FASTNORM} {tier}"] = Contender(work.call(), prepare)
+        return contenders
 
-        Between two calls the threads of a library wait busily for the next one,
-        and would slow down whoever runs meanwhile.
-        """
-        timings: dict[str, Timing] = {}
+    def _theirs(self, work: Work, threads: int, left_out: dict[str, str]) -> dict[str, Contender]:
+        """Return the calls of the peers that do the same; note the others in `left_out`."""
+        prepare = partial(self.use, threads)
+        prepare()
+        work.call()()
+        expected = work.data.out.copy()
+        contenders = {}
         for name, peer in self.peers.items():
-            call = peer(case, data)
-            if call is not None:
-                timings |= self._race({name: _repeated(call, number)})
-        return timings
-
-    def _race(self, calls: Mapping[str, Call]) -> dict[str, Timing]:
-        """Race the calls and sum up, without the entries that choose a tier."""
-        times = race(calls, 0.0, 2) if self.quick else race(calls, self.seconds)
-        return {
-            name: Timing.of(seconds)
-            for name, seconds in times.items()
-            if not name.startswith(_CHOOSE)
-        }
-
-
-_CHOOSE = "choose for "
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    contenders[name] = Contender(_checked(peer, work, threads, expected), prepare)
+            except UnsupportedError as reason:
+                left_out[f"{name}, {in_words(threads)}"] = str(reason)
+            except Exception as error:
+                # Whatever a library does with a shape that it cannot handle.
+                first = (str(error).strip().splitlines() or [""])[0]
+                left_out[f"{name}, {in_words(threads)}"] = f"{type(error).__name__}: {first[:150]}"
+            prepare()
+        return contenders
 
 
-def _on_tier(tier: str, name: str, call: Call) -> dict[str, Call]:
-    """Return what to race so that `call` runs on `tier`: choose it, then call."""
-    return {_CHOOSE + name: partial(_core.use_isa, tier), name: call}
+def _checked(peer: Peer, work: Work, threads: int, expected: Array) -> Call:
+    """Return the peer's call after seeing that its result is the expected one."""
+    bound = peer.bind(work, threads)
+    work.data.out[...] = np.nan
+    found = bound.output(bound.call())
+    dtype = work.problem.case.dtype
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise UnsupportedError(f"its result is {found.shape} {found.dtype}")
+    difference = _difference(found, expected)
+    if not difference <= TOLERANCES[dtype]:
+        raise UnsupportedError(f"its result differs by {difference:.1g}")
+    return bound.call
 
 
-def _repeated(call: Call, number: int) -> Call:
-    """Return a call that calls `number` times."""
-
-    def repeat() -> None:
-        for _ in range(number):
-            call()
-
-    return call if number == 1 else repeat
-
-
-def _best(timing: Timing) -> float:
-    return timing.best
+def _difference(found: Array, expected: Array) -> float:
+    """Return the largest difference in units of 1 + |expected|, or NaN."""
+    worst = np.float64(0.0)
+    step = max(1, 2**20 * len(found) // found.size)
+    for start in range(0, len(found), step):
+        part = slice(start, start + step)
+        y = expected[part].astype(np.float64)
+        worst = np.maximum(worst, (np.abs(found[part].astype(np.float64) - y) / (1 + abs(y))).max())
+    return float(worst)

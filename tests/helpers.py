@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +20,7 @@ from reference import Exact, widen
 import fastnorm
 
 Array = NDArray[Any]
+ROOT = Path(__file__).parents[1]
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {
@@ -262,3 +267,31 @@ def assert_same_bits(actual: Array, expected: Array, message: str = "") -> None:
             f"{message}: {int(different.sum())} of {actual.size} differ, first at {first}: "
             f"{actual[first]} and {expected[first]}"
         )
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the repository, without a terminal and without colours forced upon it."""
+    forced = ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
+    inherited = {name: v for name, v in os.environ.items() if name not in forced}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**inherited, "PYTHONIOENCODING": "utf-8", **environment},
+        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def run_without(missing: str, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m module`` as if a package were not installed; warnings are errors."""
+    return run_python(
+        "-W",
+        "error",
+        "-c",
+        "import runpy, sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        f"sys.argv[1:] = {list(arguments)!r}\n"
+        f"runpy.run_module({module!r}, run_name='__main__')",
+    )

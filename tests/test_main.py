@@ -1,13 +1,9 @@
-"""Whether ``python -m fastnorm`` and ``python -m bench`` run, and what they say."""
+"""Whether ``python -m fastnorm`` runs, and what it says."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,33 +11,19 @@ import pytest
 pytest.importorskip("rich", reason="the command line needs the cli extra")
 pytest.importorskip("ml_dtypes", reason="the command line needs the cli extra")
 
+from helpers import run_python, run_without
+
 import fastnorm
 from fastnorm import _demo
 from fastnorm.__main__ import as_table, main
 from fastnorm._demo import CASES, Case, Record
 
-ROOT = Path(__file__).parents[1]
 ESCAPE = "\x1b"
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python without a terminal; without colours forced upon it, either."""
-    forced = ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
-    inherited = {name: v for name, v in os.environ.items() if name not in forced}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**inherited, "PYTHONIOENCODING": "utf-8", **environment},
-        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
-        capture_output=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def shown() -> subprocess.CompletedProcess[str]:
-    return run("-m", "fastnorm")
+    return run_python("-m", "fastnorm")
 
 
 def test_default_run_succeeds(shown: subprocess.CompletedProcess[str]) -> None:
@@ -74,7 +56,7 @@ def test_no_control_codes_without_terminal(
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_pipe_may_have_any_encoding(encoding: str) -> None:
-    found = run("-m", "fastnorm", "--quick", PYTHONIOENCODING=encoding)
+    found = run_python("-m", "fastnorm", "--quick", PYTHONIOENCODING=encoding)
     assert found.returncode == 0, found.stderr
 
 
@@ -142,7 +124,7 @@ def test_large_error_is_a_failure(
 
 
 def test_threads_are_passed_on() -> None:
-    found = run(
+    found = run_python(
         "-c",
         "import fastnorm, fastnorm.__main__ as cli\n"
         "cli.main(['--quick', '--threads', '1'])\n"
@@ -153,19 +135,14 @@ def test_threads_are_passed_on() -> None:
 
 
 def test_refused_threads_are_explained() -> None:
-    found = run("-m", "fastnorm", "--threads", "0")
+    found = run_python("-m", "fastnorm", "--threads", "0")
     assert found.returncode == 2
     assert "usage: python -m fastnorm" in found.stderr
 
 
 @pytest.mark.parametrize("missing", ["rich", "ml_dtypes"])
 def test_missing_extra_is_explained(missing: str) -> None:
-    found = run(
-        "-c",
-        "import runpy, sys\n"
-        f"sys.modules[{missing!r}] = None\n"
-        "runpy.run_module('fastnorm', run_name='__main__')",
-    )
+    found = run_without(missing, "fastnorm")
     assert found.returncode == 1
     assert found.stdout == ""
     assert "fastnorm-cpu[cli]" in found.stderr
@@ -178,57 +155,3 @@ def test_race_calls_in_turn() -> None:
     times = _demo.race(calls, seconds=0.0, rounds=3)
     assert "".join(order) == "aabb" * 3
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
-
-
-needs_bench = pytest.mark.skipif(
-    not (ROOT / "bench" / "__main__.py").exists(),
-    reason="the benchmark is only in the repository",
-)
-
-
-@needs_bench
-def test_bench_runs(tmp_path: Path) -> None:
-    written = tmp_path / "times.json"
-    found = run("-m", "bench", "--quick", "--isa", "all", "--json", str(written))
-    assert found.returncode == 0, found.stderr
-    assert ESCAPE not in found.stdout + found.stderr
-    assert "…" not in found.stdout
-
-    times = json.loads(written.read_text())
-    tiers = set(fastnorm.config()["isa_available"])
-    assert times["arrays"]
-    for result in times["arrays"]:
-        assert set(result["copies"]) == tiers
-        assert result["case"] in found.stdout
-    assert times["calls"]
-    for result in times["calls"]:
-        assert tiers < set(result["timings"])
-
-
-@needs_bench
-def test_bench_selects_rows(tmp_path: Path) -> None:
-    written = tmp_path / "times.json"
-    found = run("-m", "bench", "rms", "--quick", "--json", str(written))
-    assert found.returncode == 0, found.stderr
-    times = json.loads(written.read_text())
-    assert times["calls"] == []
-    assert {result["case"] for result in times["arrays"]} == {"RMS norm, LLaMA-7B"}
-
-
-@needs_bench
-def test_bench_marks_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    from bench.cases import CASES as MEASURED
-    from bench.cases import promised_copies
-    from bench.measure import Result, Timing
-
-    promised = [case for case in MEASURED if promised_copies(case) is not None]
-    assert {(case.operation, case.shape) for case in promised} == {
-        ("layer_norm", (4096, 4096)),
-        ("group_norm", (16, 512, 32, 32)),
-    }
-    timings = {"slow": Timing(1.6, 1.6), "fast": Timing(1.4, 9.0)}
-    for case in MEASURED:
-        result = Result(case, timings, copy=Timing(1.0, 1.0))
-        assert not result.breaks_promise("fast")
-        assert result.breaks_promise("slow") == (case in promised)

@@ -1,0 +1,117 @@
+"""The benchmark's problems: reading them, and choosing among them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest.importorskip("bench", reason="the benchmark is only in the repository")
+
+from bench.problems import OPERATIONS, Problem, ProblemError, lists, parse, select
+from bench.work import Work
+
+LISTED = [problem for problems in lists().values() for problem in problems]
+
+
+@pytest.mark.parametrize("problem", LISTED, ids=str)
+def test_listed_problem_reads_as_it_is_written(problem: Problem) -> None:
+    assert parse(str(problem)) == problem
+
+
+def test_problem_has_what_its_words_say() -> None:
+    problem = parse(" group_norm  sd 2x64x48x320:nhwc bf16   groups=32 plain")
+    case = problem.case
+    assert (case.operation, case.layer, case.shape) == ("group_norm", "sd", (2, 64, 48, 320))
+    assert (case.layout, case.dtype, case.num_groups) == ("NHWC", "bfloat16", 32)
+    assert not problem.affine
+    assert problem.nbytes == 2 * 64 * 48 * 320 * 2
+    assert str(problem) == "group_norm sd 2x64x48x320:nhwc groups=32 plain bf16"
+
+
+def test_layouts_default_to_the_operations() -> None:
+    assert parse("layer_norm a 2x3x4x5").case.layout == "NHWC"
+    assert parse("layer_norm a 2x3x4x5:nchw").case.layout == "NCHW"
+    assert parse("instance_norm a 2x3x4x5").case.layout == "NCHW"
+    assert parse("batch_norm a 2x3").case.layout == "NC"
+    assert parse("batch_norm a 2x3x4").case.layout == "NCL"
+
+
+def test_memory_may_be_in_another_order() -> None:
+    problem = parse("batch_norm resnet 2x3x4x5 training memory=nhwc")
+    assert problem.memory_case.shape == (2, 4, 5, 3)
+    work = Work.of(problem)
+    assert work.data.x.transpose(problem.axes).shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("layer_norm bert", "write operation, network and shape"),
+        ("layernorm bert 4x4", "no operation 'layernorm'; there are batch_norm"),
+        ("layer_norm 4x4 f16", "'4x4' stands where the network's name belongs"),
+        ("layer_norm bert 4x0", "no shape '4x0'"),
+        ("layer_norm bert 4x-1", "no shape"),
+        ("layer_norm bert 4x²", "no shape"),
+        ("layer_norm bert 4", "1 axes in '4'; there may be 2 to 5"),
+        ("batch_norm r 1x2x3x4:nhcw", "no layout 'nhcw' of 4 axes; there is nchw and nhwc"),
+        ("batch_norm r 1x2x3x4 memory=nchw", "memory=nchw is what nchw means already"),
+        ("batch_norm r 1x2x3x4 memory=ncl", "no layout 'ncl'"),
+        ("group_norm sd 1x4x8x8", "a group norm needs groups=N"),
+        ("group_norm sd 1x4x8x8 groups=3", "groups=3 does not divide the 4 channels"),
+        ("group_norm sd 1x4x8x8 groups", "groups=groups does not divide"),
+        ("layer_norm bert 4x4 groups=2", "groups= is for group_norm, not for layer_norm"),
+        ("layer_norm bert 4x4 training", "training is for batch_norm, not for layer_norm"),
+        ("batch_norm r 4x4 training=yes", "'training' takes no value; 'yes' was given"),
+        ("batch_norm r 4x4 plain=1", "'plain' takes no value"),
+        ("batch_norm r 4x4 f16=1", "a dtype takes no value"),
+        ("batch_norm r 4x4 f16 bf16", "'bf16': a dtype was given before"),
+        ("batch_norm r 4x4 fp16", "no option 'fp16'; there are groups=N, training"),
+    ],
+)
+def test_bad_problem_is_explained(text: str, reason: str) -> None:
+    with pytest.raises(ProblemError, match=f"^{re.escape(repr(text))}: .*{re.escape(reason)}"):
+        parse(text)
+
+
+def test_lists_cover_what_a_network_meets() -> None:
+    assert len(LISTED) == len(set(LISTED))
+    assert {p.case.operation for p in LISTED} == set(OPERATIONS)
+    for operation in OPERATIONS:
+        mine = [p.case for p in LISTED if p.case.operation == operation]
+        assert {case.dtype for case in mine} == {"float32", "float64", "float16", "bfloat16"}
+    assert {p.memory for p in LISTED if p.memory != p.case.layout} == {"NHWC"}
+    names = "resnet50 densenet121 bert-base whisper vit llama-7b qwen-0.5b convnext unet"
+    assert set(names.split()) < set(lists())
+
+
+def test_shapes_are_lists_problems_or_parts() -> None:
+    assert tuple(select(["vit"])) == lists()["vit"]
+    assert list(map(str, select(["rms_norm own 3x5"]))) == ["rms_norm own 3x5"]
+    inference = "batch_norm resnet50 32x64x56x56"
+    assert list(map(str, select([inference]))) == [inference]
+    assert set(select(["64x56x56"])) == {p for p in LISTED if "64x56x56" in str(p)}
+    assert tuple(select(["vit", "layer_norm vit-b16 32x197x768"])) == lists()["vit"]
+    assert select() == LISTED
+
+
+def test_operations_are_chosen_from_shapes() -> None:
+    assert {p.case.operation for p in select([], ["rms_norm"])} == {"rms_norm"}
+    small = select(["decoding"], ["group_norm", "instance_norm"])
+    assert [p.case.operation for p in small] == ["group_norm", "instance_norm"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "operations", "reason"),
+    [
+        (["restnet50"], [], "did you mean 'resnet50'?"),
+        (["nothing like it"], [], "no list and no part of a listed problem"),
+        ([" "], [], "no list"),
+        (["layer_norm own 3xx5"], [], "no shape '3xx5'"),
+        (["vit"], ["rms_norm"], "none of these problems is one of rms_norm"),
+        ([], ["rms-norm"], "no operation 'rms-norm'"),
+    ],
+)
+def test_bad_choice_is_explained(shapes: list[str], operations: list[str], reason: str) -> None:
+    with pytest.raises(ProblemError, match=re.escape(reason)):
+        select(shapes, operations)
