@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.instructions.cases import DTYPES, counts
+from bench.instructions.cases import DTYPES, Count, counts
 from bench.instructions.counting import CountingError, build, count, counters
 from bench.instructions.table import (
     TOLERANCE,
@@ -21,7 +21,7 @@ from bench.instructions.table import (
     as_text,
     compared,
     from_text,
-    stale,
+    left_over,
 )
 
 TABLE = Path(__file__).with_name("table.json")
@@ -43,42 +43,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--update replaces all rows of a tier, and takes no WORD")
     wanted = counts(options.words)
     if not wanted:
-        parser.error(f"nothing to count that contains {' or '.join(options.words)}")
+        parser.error(f"nothing to count contains {' or '.join(options.words)}")
     table = from_text(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
-    console = Console(width=120)
     try:
-        with Console(stderr=True).status("Compiling"):
-            driver = build()
-            able = counters(driver)
-        missing = [tier for tier in options.tier or able if tier not in able]
-        if missing:
-            parser.error(f"{', '.join(missing)}: runs here: {', '.join(able)}")
-        found: dict[str, Tier] = {}
-        for tier in options.tier or able:
-            with Console(stderr=True).status(f"Counting {tier} by {able[tier]}"):
-                found[tier] = count(driver, tier, able[tier], wanted)
+        found = _count(options.tier, wanted)
     except CountingError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
-        return 2
+        parser.exit(2, f"{error}\n")
 
+    console = Console(width=120)
     changes = {
         tier: compared(now, table.get(tier), options.tolerance) for tier, now in found.items()
     }
     for tier, now in found.items():
         console.print(_as_table(tier, now, table.get(tier), changes[tier]))
-        if not options.words:
-            for row in stale(now, table.get(tier)):
-                console.print(f"[yellow]no longer counted:[/] {escape(row)}")
-    for tier in table:
-        if tier not in able:
-            console.print(f"[yellow]{tier}[/] is in the table and cannot be counted here")
+    _summarise(console, changes)
+    if not options.words and not options.tier:
+        for line in left_over(found, table):
+            console.print(f"[yellow]in the table, but not counted:[/] {escape(line)}")
     if options.update:
         TABLE.write_text(as_text(table | found), encoding="utf-8")
         console.print(f"wrote {TABLE.name}")
         return 0
-    _summarise(console, changes)
     worse = any(c.verdict is Verdict.WORSE for found in changes.values() for c in found)
     return 1 if worse else 0
+
+
+def _count(tiers: Sequence[str] | None, wanted: Sequence[Count]) -> dict[str, Tier]:
+    """Count on some tiers, or on all that can be counted here."""
+    status = Console(stderr=True)
+    with status.status("Compiling"):
+        driver = build()
+    able = counters(driver)
+    found: dict[str, Tier] = {}
+    for tier in tiers or able:
+        if tier not in able:
+            raise CountingError(f"{tier} cannot be counted here; takes {', '.join(able)}")
+        with status.status(f"Counting {tier} by {able[tier]}"):
+            found[tier] = count(driver, tier, able[tier], wanted)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

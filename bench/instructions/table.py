@@ -85,9 +85,12 @@ def _change(
     return Change(row, dtype, now, before, verdict)
 
 
-def stale(now: Tier, before: Tier | None) -> list[str]:
-    """Return the rows of the table that are no longer counted."""
-    return [row for row in before.rows if row not in now.rows] if before else []
+def left_over(now: Mapping[str, Tier], table: Mapping[str, Tier]) -> list[str]:
+    """Return the tiers of the table that were not counted, and the rows of the others."""
+    found = [tier for tier in table if tier not in now]
+    for tier in now.keys() & table.keys():
+        found += [f"{tier} {row}" for row in table[tier].rows if row not in now[tier].rows]
+    return found
 
 
 def as_text(tiers: Mapping[str, Tier]) -> str:
