@@ -17,7 +17,7 @@ pytest.importorskip("bench.instructions", reason="the count is only in the repos
 
 from bench.instructions import __main__ as command
 from bench.instructions import counting
-from bench.instructions.cases import CASES, counts
+from bench.instructions.cases import CASES, Count, counts
 from bench.instructions.table import (
     Rows,
     Tier,
@@ -141,7 +141,7 @@ def test_words_choose_what_is_counted() -> None:
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A table of one tier, and counts of 2.0 everywhere."""
 
-    def count(driver: Path, name: str, counter: str, wanted: list[command.Count]) -> Tier:
+    def count(driver: Path, name: str, counter: str, wanted: list[Count]) -> Tier:
         return Tier("GCC 12", counter, per_element([(c.row, c.dtype, 2, 1) for c in wanted]))
 
     monkeypatch.setattr(command, "TABLE", tmp_path / "table.json")
