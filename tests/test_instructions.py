@@ -26,7 +26,9 @@ from bench.instructions.table import (
     compared,
     from_text,
     left_over,
+    load,
     per_element,
+    save,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +110,7 @@ def test_table_survives_its_file() -> None:
 
 
 def test_repository_table_has_what_is_counted() -> None:
-    table = from_text(command.TABLE.read_text(encoding="utf-8"))
+    table = load(command.TABLE)
     wanted = {(count.row, count.dtype) for count in counts()}
     assert table
     for name, found in table.items():
@@ -155,7 +157,7 @@ def test_update_then_nothing_has_changed(
     pretended: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["--update"]) == 0
-    table = from_text(pretended.read_text())
+    table = load(pretended)
     assert {name: found.counter for name, found in table.items()} == {
         "v2": "callgrind",
         "v4": "steps",
@@ -172,12 +174,11 @@ def test_more_instructions_are_an_error(
 ) -> None:
     first, second = counts()[0], counts()[-1]
     command.main(["--update"])
-    text = pretended.read_text()
-    table = from_text(text)
+    table = load(pretended)
     rows = {row: dict(found) for row, found in table["v4"].rows.items()}
     rows[first.row][first.dtype] = 1.9
     rows[second.row][second.dtype] = 2.5
-    pretended.write_text(as_text(table | {"v4": Tier("GCC 12", "steps", rows)}))
+    save(pretended, table | {"v4": Tier("GCC 12", "steps", rows)})
     capsys.readouterr()
     assert command.main([]) == 1
     shown = capsys.readouterr().out
@@ -201,9 +202,9 @@ def test_another_compiler_is_said_and_no_error(
 
 def test_update_keeps_other_tiers(pretended: Path) -> None:
     other = {"aarch64": tier({"a": {"float32": 1.0}})}
-    pretended.write_text(as_text(other))
+    save(pretended, other)
     command.main(["--update", "--tier", "v2"])
-    table = from_text(pretended.read_text())
+    table = load(pretended)
     assert table.keys() == {"aarch64", "v2"}
     assert table["aarch64"] == other["aarch64"]
 

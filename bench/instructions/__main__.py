@@ -18,10 +18,10 @@ from bench.instructions.table import (
     Change,
     Tier,
     Verdict,
-    as_text,
     compared,
-    from_text,
     left_over,
+    load,
+    save,
 )
 
 TABLE = Path(__file__).with_name("table.json")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = counts(options.words)
     if not wanted:
         parser.error(f"nothing to count contains {' or '.join(options.words)}")
-    table = from_text(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    table = load(TABLE)
     try:
         found = _count(options.tier, wanted)
     except CountingError as error:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in left_over(found, table):
             console.print(f"[yellow]in the table, but not counted:[/] {escape(line)}")
     if options.update:
-        TABLE.write_text(as_text(table | found), encoding="utf-8")
+        save(TABLE, table | found)
         console.print(f"wrote {TABLE.name}")
         return 0
     worse = any(c.verdict is Verdict.WORSE for found in changes.values() for c in found)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 TOLERANCE = 0.03
 """Share by which a count may grow: less is the compiler's taste, and costs no one anything."""
@@ -112,6 +113,16 @@ def as_text(tiers: Mapping[str, Tier]) -> str:
 def from_text(text: str) -> dict[str, Tier]:
     """Read what `as_text` wrote."""
     return {name: Tier(**tier) for name, tier in json.loads(text).items()}
+
+
+def load(path: Path) -> dict[str, Tier]:
+    """Read a table, which is empty if there is none."""
+    return from_text(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def save(path: Path, tiers: Mapping[str, Tier]) -> None:
+    """Write a table."""
+    path.write_text(as_text(tiers), encoding="utf-8")
 
 
 def per_element(found: Sequence[tuple[str, str, int, int]]) -> Rows:
