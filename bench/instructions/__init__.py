@@ -1,0 +1,1 @@
+"""Instructions per element of each kernel: ``python -m bench.instructions``."""
