@@ -252,8 +252,9 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
         return threads == 1 ||
                (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
 
-    /* As many columns as stay in the cache from being measured to being applied, but not so few that
-     * rows are short pieces of memory; if that is still too much, as many as there is room for. */
+    /* As many columns as stay in the cache from being measured to being applied, but not so few
+     * that rows are short pieces of memory; if that is still too much, as many as there is room
+     * for. */
     const ptrdiff_t group = plan->group, column_bytes = plan->rows.count * itemsize;
     ptrdiff_t columns = MIN(STRIP, STRIP_BYTES / MAX(column_bytes, 1) / 32 * 32);
     if (columns * itemsize < LEAST_RUN_BYTES)

@@ -293,8 +293,7 @@ INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
         p[h] = p[h] * q[h] + r[h];
         vu64 bits = (vu64)p[h];
         vf64 magnitude = (vf64)(bits & 0x7fffffffffffffff);
-        doubt |= ((bits & 0x1fffffff) == 0x10000000) |
-                 ((magnitude < 0x1p-126) & (magnitude > 0.0));
+        doubt |= ((bits & 0x1fffffff) == 0x10000000) | ((magnitude < 0x1p-126) & (magnitude > 0.0));
     }
     int64_t any = 0;
     for (int i = 0; i < F64_LANES; i++)
