@@ -63,34 +63,25 @@ cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
     return True
 
 
-cdef cnp.ndarray as_float64(cnp.ndarray a):
-    """The values as a dense float64 array, which may be the array itself."""
-    cdef cnp.ndarray wide
+cdef cnp.ndarray as_reals(cnp.ndarray a, bint wide):
+    """The values as a dense array of float64 if wide, else float32; perhaps the array itself."""
+    cdef cnp.ndarray reals
     cdef int code = dtype_code(a)
     if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
-        return arguments.converted(a, np.float64)
-    if code == F64:
+        return arguments.converted(a, np.float64 if wide else np.float32)
+    if code == (F64 if wide else F32):
         return a
-    wide = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_DOUBLE, 0)
-    isa_kernels(tier, code).widen(
-        cnp.PyArray_DATA(a), <double *> cnp.PyArray_DATA(wide), cnp.PyArray_SIZE(a)
+    reals = cnp.PyArray_EMPTY(
+        cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_DOUBLE if wide else cnp.NPY_FLOAT, 0
     )
-    return wide
-
-
-cdef cnp.ndarray as_float32(cnp.ndarray a):
-    """The values as a dense float32 array, which may be the array itself."""
-    cdef cnp.ndarray single
-    cdef int code = dtype_code(a)
-    if not (is_behaved(a) and cnp.PyArray_IS_C_CONTIGUOUS(a)):
-        return arguments.converted(a, np.float32)
-    if code == F32:
-        return a
-    single = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.NPY_FLOAT, 0)
-    isa_kernels(tier, code).to_float(
-        cnp.PyArray_DATA(a), <float *> cnp.PyArray_DATA(single), cnp.PyArray_SIZE(a)
-    )
-    return single
+    kernels = isa_kernels(tier, code)
+    if wide:
+        kernels.widen(cnp.PyArray_DATA(a), <double *> cnp.PyArray_DATA(reals), cnp.PyArray_SIZE(a))
+    else:
+        kernels.to_float(
+            cnp.PyArray_DATA(a), <float *> cnp.PyArray_DATA(reals), cnp.PyArray_SIZE(a)
+        )
+    return reals
 
 
 cdef cnp.ndarray new_like(cnp.ndarray x):

@@ -21,7 +21,7 @@ cdef cnp.ndarray prepare_parameter(cnp.ndarray p, const Order *order, int code):
     if order.param_reordered:
         axes = [order.param_axis[i] for i in range(order.param_ndim)]
         p = p.transpose([i for i in range(p.ndim) if i not in axes] + axes)
-    return as_float64(p) if code == F64 else as_float32(p)
+    return as_reals(p, code == F64)
 
 
 # ---- calls ----

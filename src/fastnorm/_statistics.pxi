@@ -10,11 +10,11 @@ cdef int make_stats(Call *call, ptrdiff_t count) except -1:
     return 0
 
 
-cdef cnp.ndarray as_reals(cnp.ndarray a, Reals *reals):
+cdef cnp.ndarray view_reals(cnp.ndarray a, Reals *reals):
     """A running statistic as C reads it: the array itself, or a copy that must be kept."""
     cdef int code = dtype_code(a)
     if not (is_behaved(a) and (code == F32 or code == F64)):
-        a = as_float64(a)
+        a = as_reals(a, True)
         code = F64
     reals.data = <char *> cnp.PyArray_DATA(a)
     reals.stride = cnp.PyArray_STRIDE(a, 0)
@@ -26,8 +26,8 @@ cdef int use_running(Call *call, cnp.ndarray mean, cnp.ndarray var) except -1:
     """Normalise with these: they are read now, because the output may be one of them."""
     cdef Reals means, variances
     cdef ptrdiff_t channels = cnp.PyArray_DIM(mean, 0)
-    mean = as_reals(mean, &means)
-    var = as_reals(var, &variances)
+    mean = view_reals(mean, &means)
+    var = view_reals(var, &variances)
     make_stats(call, channels)
     stats_given(call.stats, channels, &means, &variances, call.eps)
     return 0
@@ -37,7 +37,7 @@ cdef int update_running(const Call *call, cnp.ndarray running, int what, ptrdiff
                         double factor, double momentum) except -1:
     """Move a running statistic towards the average over the samples, times factor."""
     cdef Reals reals
-    cdef cnp.ndarray plain = as_reals(running, &reals)
+    cdef cnp.ndarray plain = view_reals(running, &reals)
     stats_average(call.stats, samples, cnp.PyArray_DIM(running, 0), what, factor, momentum, &reals)
     if plain is not running:
         arguments.assign(running, plain)
