@@ -6,7 +6,7 @@ cdef Py_ssize_t SERIAL_BELOW = 32768
 # average out, and a large weight would show them.
 cdef Py_ssize_t PRECISE_BELOW = 16384
 # Output beyond this many bytes is stored past the cache, which it would only flush.
-cdef Py_ssize_t STREAM_ABOVE = 16 << 20
+cdef Py_ssize_t STREAM_ABOVE = 2 << 20
 # Work below this many elements takes a microsecond or two: not long enough to let other threads
 # have Python meanwhile, which costs a tenth of that.
 cdef Py_ssize_t KEEP_GIL_BELOW = 8192
