@@ -97,11 +97,11 @@ cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cn
     plan.bias = cnp.PyArray_DATA(b) if b is not None else NULL
     plan.centre = call.centre
     plan.eps = call.eps
-    plan.precise = code != F64 and plan.count < PRECISE_BELOW
+    plan.precise = code == F32 and plan.count < PRECISE_BELOW
     # Squares lost below float32's range do not matter where eps outweighs them.
     plan.floor = 2.0**-120 if call.eps < 2.0**-70 else 0.0
     plan.stream = (
-        itemsize >= 4 and total * itemsize > STREAM_ABOVE
+        total * itemsize > STREAM_ABOVE
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
     )
 

@@ -38,8 +38,7 @@ enum {
 
 /* The mathematics is the same text for every element type.
  * ELEM: an element in memory.  REAL: the type of the arithmetic.  NEEDS_RANGE: squares may leave
- * the range of REAL.  The 16-bit types have no streaming stores: half a vector at a time, they
- * would not fill a line. */
+ * the range of REAL. */
 
 #define TAG f32
 #define ELEM float
@@ -88,7 +87,7 @@ enum {
 #define VELEM vu16
 #define TO_REAL(v) f16_to_f32(v)
 #define FROM_REAL(v) f32_to_f16(v)
-#define STREAM_REAL(p, v) NAME(store)(p, v)
+#define STREAM_REAL(p, v) stream_half(p, FROM_REAL(v))
 #define NEEDS_RANGE 1
 #include "kernels.inc"
 
@@ -105,7 +104,7 @@ enum {
 #define VELEM vu16
 #define TO_REAL(v) bf16_to_f32(v)
 #define FROM_REAL(v) f32_to_bf16(v)
-#define STREAM_REAL(p, v) NAME(store)(p, v)
+#define STREAM_REAL(p, v) stream_half(p, FROM_REAL(v))
 #define NEEDS_RANGE 1
 #include "kernels.inc"
 

@@ -82,20 +82,69 @@ typedef int64_t vi64 __attribute__((vector_size(VBYTES)));
 typedef uint64_t vu64 __attribute__((vector_size(VBYTES)));
 typedef uint16_t vu16 __attribute__((vector_size(VBYTES / 2)));
 
+/* ---- n bytes of a vector (`size` is the vector's, a constant) ---- */
+
+/* The other bytes are zeros when loaded, and stay where they are when stored. */
+#if VBYTES == 64
+INLINE void load_bytes(void *v, size_t size, const void *p, size_t n) {
+    const __mmask64 mask = _bzhi_u64(~UINT64_C(0), (unsigned)n);
+    if (size == 64) {
+        const __m512i r = _mm512_maskz_loadu_epi8(mask, p);
+        memcpy(v, &r, sizeof r);
+    } else {
+        const __m256i r = _mm256_maskz_loadu_epi8((__mmask32)mask, p);
+        memcpy(v, &r, sizeof r);
+    }
+}
+INLINE void store_bytes(void *p, const void *v, size_t size, size_t n) {
+    const __mmask64 mask = _bzhi_u64(~UINT64_C(0), (unsigned)n);
+    if (size == 64) {
+        __m512i r;
+        memcpy(&r, v, sizeof r);
+        _mm512_mask_storeu_epi8(p, mask, r);
+    } else {
+        __m256i r;
+        memcpy(&r, v, sizeof r);
+        _mm256_mask_storeu_epi8(p, (__mmask32)mask, r);
+    }
+}
+#else
+INLINE void load_bytes(void *v, size_t size, const void *p, size_t n) {
+    memset(v, 0, size);
+    memcpy(v, p, n);
+}
+INLINE void store_bytes(void *p, const void *v, size_t size, size_t n) {
+    (void)size;
+    memcpy(p, v, n);
+}
+#endif
+
 /* ---- 16-bit types, as many at a time as a vector has floats ---- */
 
+/* GCC makes a vector of 64 bytes from halves here, and moves them about. */
+#if VBYTES == 64
+INLINE vu32 u16_to_u32(vu16 h) { return (vu32)_mm512_cvtepu16_epi32((__m256i)h); }
+INLINE vu16 u32_to_u16(vu32 v) { return (vu16)_mm512_cvtepi32_epi16((__m512i)v); }
+INLINE vu32 where_nan(vf32 f, vu32 yes, vu32 no) {
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)f, (__m512)f, _CMP_UNORD_Q);
+    return (vu32)_mm512_mask_mov_epi32((__m512i)no, nan, (__m512i)yes);
+}
+#else
+INLINE vu32 u16_to_u32(vu16 h) { return __builtin_convertvector(h, vu32); }
+INLINE vu16 u32_to_u16(vu32 v) { return __builtin_convertvector(v, vu16); }
 INLINE vu32 select_u32(vi32 condition, vu32 yes, vu32 no) {
     return ((vu32)condition & yes) | (~(vu32)condition & no);
 }
+INLINE vu32 where_nan(vf32 f, vu32 yes, vu32 no) { return select_u32(f == f, no, yes); }
+#endif
 
-INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(__builtin_convertvector(h, vu32) << 16); }
+INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(u16_to_u32(h) << 16); }
 
 /* Round to nearest even on the bits; a NaN is made quiet so that rounding cannot make it inf. */
 INLINE vu16 f32_to_bf16(vf32 f) {
     vu32 bits = (vu32)f;
     vu32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    vu32 r = select_u32(f == f, rounded, bits | 0x400000);
-    return __builtin_convertvector(r >> 16, vu16);
+    return u32_to_u16(where_nan(f, bits | 0x400000, rounded) >> 16);
 }
 
 #if VBYTES == 64
@@ -304,18 +353,23 @@ INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
 
 /* ---- streaming stores: past the cache, for output too large to stay in it ---- */
 
+/* Half vectors are those of the 16-bit types; the processor joins them to lines. */
 #if VBYTES == 64
 #define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm512_stream_ps((float *)p, (__m512)v); }
+INLINE void stream_half(void *p, vu16 v) { _mm256_stream_si256((__m256i *)p, (__m256i)v); }
 #elif VBYTES == 32
 #define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm256_stream_ps((float *)p, (__m256)v); }
+INLINE void stream_half(void *p, vu16 v) { _mm_stream_si128((__m128i *)p, (__m128i)v); }
 #elif defined(__SSE2__)
 #define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm_stream_ps((float *)p, (__m128)v); }
+INLINE void stream_half(void *p, vu16 v) { memcpy(p, &v, sizeof v); }
 #else
 #define CAN_STREAM 0
 INLINE void stream_vector(void *p, vf32 v) { memcpy(p, &v, sizeof v); }
+INLINE void stream_half(void *p, vu16 v) { memcpy(p, &v, sizeof v); }
 #endif
 
 /* Streamed data must be in memory before another thread is told that it is there. */
