@@ -45,6 +45,10 @@ cdef void grad_rows_apply(const GradJob *job, ptrdiff_t first, ptrdiff_t last) n
         job.kernels.grad_rows_apply(&job.b, at // chunks, at % chunks)
 
 
+cdef void grad_rows_clear(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    grad_clear_tables(&job.b, first, last)
+
+
 cdef void grad_rows_gather(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef ptrdiff_t i, at, end = job.b.tasks * job.b.pieces - 1
     if job.b.fused:
@@ -107,6 +111,8 @@ cdef void execute_backward(const GradJob *job, int threads) noexcept nogil:
         if not job.b.fused:
             for_grad_ranges(grad_rows_measure, job, units * plan.apply.chunks, threads)
             for_grad_ranges(grad_rows_pool, job, units, threads)
+            if plan.param_vector:
+                for_grad_ranges(grad_rows_clear, job, job.b.tasks, threads)
         if plan.param_vector:
             for_grad_ranges(grad_rows_gather, job,
                             job.b.tasks if job.b.fused else job.b.tasks * job.b.pieces, threads)
@@ -263,11 +269,11 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
 
 
 cdef void *room(ptrdiff_t count, size_t size) except? NULL:
-    """Zeros; NULL for none."""
+    """NULL for none."""
     cdef void *p
     if count == 0:
         return NULL
-    p = calloc(count, size)
+    p = malloc(count * size)
     if p == NULL:
         raise MemoryError()
     return p

@@ -6,7 +6,7 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.limits cimport LLONG_MIN
 from libc.math cimport INFINITY
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport *

@@ -126,6 +126,7 @@ cdef extern from "kernels/moments.h" nogil:
 
 cdef extern from "kernels/backward.h" nogil:
     void backward_schedule(Backward *, Plan *, ptrdiff_t itemsize, int threads)
+    void grad_clear_tables(const Backward *, ptrdiff_t first, ptrdiff_t last)
     void grad_pool_rows(const Backward *, ptrdiff_t first, ptrdiff_t last)
     void grad_pool_columns(const Backward *, ptrdiff_t block, ptrdiff_t strip)
     void grad_params(const Backward *, ptrdiff_t first, ptrdiff_t last, double *weight,

@@ -12,7 +12,7 @@ enum {
         65536,            /* elements of units that are gathered together: they stay in the cache */
     PIECE = 8192,         /* elements of a unit, which several threads may share */
     TASKS = 64,           /* more threads than this find no work in rows with long parameters */
-    TABLE_BYTES = 1 << 20 /* of small arrays; for others an eighth of the traffic */
+    TABLE_SHARE = 16       /* the part of the traffic that tables may be */
 };
 
 /* a / b, rounded up */
@@ -44,7 +44,7 @@ static void share_units(Backward *b, ptrdiff_t itemsize) {
     b->tables_per_task = repeats ? b->pieces : 1;
     const double traffic = 3.0 * (double)units * (double)plan->count * (double)itemsize;
     const double table = 16.0 * (double)b->params * (double)b->tables_per_task;
-    const double most = MAX((double)TABLE_BYTES, traffic / 8) / table;
+    const double most = traffic / TABLE_SHARE / table;
     const ptrdiff_t tasks = most >= TASKS ? TASKS : MAX((ptrdiff_t)most, 1);
     b->together =
         any_param(&plan->kept) ? 1 : MAX(1, MIN(GRAD_TOGETHER, TOGETHER_SIZE / plan->count));
@@ -187,6 +187,11 @@ void reals_ordered(const Nest *order, const void *from, void *to, int wide) {
 }
 
 /* ---- gradients of the parameters ---- */
+
+void grad_clear_tables(const Backward *b, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t size = b->tables_per_task * 2 * b->params;
+    memset(b->tables + first * size, 0, (size_t)((last - first) * size) * sizeof(double));
+}
 
 static void params_of_rows(const Backward *b, double *weight, double *bias) {
     const Plan *plan = b->plan;

@@ -78,6 +78,9 @@ void grad_add_columns(const Backward *b, ptrdiff_t chunk, ptrdiff_t width, const
 /* In two passes: pool the chunks of a strip of columns into the first, and finish. */
 void grad_pool_columns(const Backward *b, ptrdiff_t block, ptrdiff_t strip);
 
+/* Begin the tables of tasks first..last-1 of rows with zeros. */
+void grad_clear_tables(const Backward *b, ptrdiff_t first, ptrdiff_t last);
+
 /* In two passes: finish units first..last-1. */
 void grad_pool_rows(const Backward *b, ptrdiff_t first, ptrdiff_t last);
 
