@@ -73,6 +73,8 @@ typedef struct {
     const void *weight, *bias; /* float, or double for float64 data; NULL: none */
 } Plan;
 
+typedef struct Backward Backward; /* backward.h */
+
 /* The functions that a tier offers for each element type; see kernels.def. */
 typedef struct {
 #define KERNEL(ret, name, params) ret(*name) params;

@@ -245,10 +245,7 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
     return 1;
 }
 
-/* Whether so many equal tasks keep all threads busy to the end. */
-static int balanced(ptrdiff_t tasks, int threads) {
-    return tasks >= 4 * threads || tasks % threads == 0;
-}
+int balanced(ptrdiff_t tasks, int threads) { return tasks >= 4 * threads || tasks % threads == 0; }
 
 enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
 
