@@ -109,9 +109,7 @@ def images(
     return np.asarray(x + 2).astype(dtype)
 
 
-def spread_problem(
-    op: Operation, data: Array, rng: np.random.Generator, **options: Any
-) -> Problem:
+def spread_problem(op: Operation, data: Array, rng: np.random.Generator, **options: Any) -> Problem:
     """A problem whose pooled sets are the rows of ``data``, an even number of them."""
     return problem(op, op.spread(data), rng, groups=len(data) // 2, **options)
 

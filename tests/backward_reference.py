@@ -1,8 +1,8 @@
 """The backward passes written from their definitions: the oracle of their tests.
 
-As in `reference`, nothing is fast and nothing is clever. All is longdouble, and the statistics are
+As in `reference`, nothing is fast and nothing is clever. All is longdouble, and statistics are
 computed from x as stored: what the forward pass rounds is not taken as given. Only
-`batch_norm_backward` in evaluation takes the statistics that it is given, which are constants there.
+`batch_norm_backward` in evaluation takes the statistics given, which are constants there.
 """
 
 from __future__ import annotations

@@ -21,14 +21,12 @@ from helpers import (
     DTYPES,
     EDGES,
     OPERATIONS,
-    Array,
     Operation,
     assert_same_bits,
     bits,
     each,
     every_dtype,
     every_operation,
-    normal,
 )
 from test_layouts import LAYOUTS, in_order, peak
 

@@ -118,7 +118,8 @@ def test_every_tier_and_number_of_threads_for_any_layout(op, rng):
         given = problem(op, images(op, shape, rng), rng)
         for order in itertools.permutations(range(3)):
             x, grad = (
-                a.transpose(order).copy().transpose(np.argsort(order)) for a in (given.x, given.grad)
+                a.transpose(order).copy().transpose(np.argsort(order))
+                for a in (given.x, given.grad)
             )
             assert_bits_everywhere(Problem(op, grad, x, given.stats, given.arguments))
             assert_bits_everywhere(Problem(op, given.grad, x, given.stats, given.arguments))
@@ -182,7 +183,8 @@ def test_the_rest_of_the_batch_does_not_matter_wherever_it_lies(op, rng):
         given = problem(op, images(op, shape, rng), rng)
         for order in itertools.permutations(range(3)):
             x, grad = (
-                a.transpose(order).copy().transpose(np.argsort(order)) for a in (given.x, given.grad)
+                a.transpose(order).copy().transpose(np.argsort(order))
+                for a in (given.x, given.grad)
             )
             assert_batch_does_not_matter(Problem(op, grad, x, given.stats, given.arguments))
 
