@@ -20,7 +20,7 @@ from reference import Axes, Wide, along, moments, normalized_axes
 class Gradients:
     """The gradients, and what the promised errors of dweight and dbias are multiples of: Σ|terms|.
 
-    ``normalized`` is x̂, with the shape of x.
+    ``normalized`` is x̂, with the shape of x; ``centred`` tells whether the mean was taken from x.
     """
 
     dx: Wide
@@ -29,6 +29,7 @@ class Gradients:
     weight_terms: Wide
     bias_terms: Wide
     normalized: Wide
+    centred: bool
 
 
 def widen(array: ArrayLike) -> Wide:
@@ -50,14 +51,16 @@ def gradients(
         dx = rstd * (scaled - along_mean - normalized * along_rstd)
     else:
         dx = rstd * scaled
-    return finished(dx, grad, normalized, parameters)
+    return finished(dx, grad, normalized, parameters, centred=bool(pooled))
 
 
-def finished(dx: Wide, grad: Wide, normalized: Wide, parameters: Axes) -> Gradients:
+def finished(
+    dx: Wide, grad: Wide, normalized: Wide, parameters: Axes, *, centred: bool
+) -> Gradients:
     others = tuple(axis for axis in range(grad.ndim) if axis not in np.atleast_1d(parameters))
     terms = grad * normalized
     sums = [a.sum(others) for a in (terms, grad, abs(terms), abs(grad))]
-    return Gradients(dx, *sums, np.broadcast_to(normalized, grad.shape))
+    return Gradients(dx, *sums, np.broadcast_to(normalized, grad.shape), centred)
 
 
 def layer_norm_backward(
@@ -97,7 +100,7 @@ def rms_norm_backward(
         normalized = x * rstd
         scaled = grad * widen(along(weight, x, axes, 1))
         dx = rstd * (scaled - normalized * (scaled * normalized).mean(axes, keepdims=True))
-        return finished(dx, grad, normalized, axes)
+        return finished(dx, grad, normalized, axes, centred=False)
 
 
 def batch_norm_backward(
@@ -176,5 +179,5 @@ def group_norm_backward(
         )
     sums = (parts.dweight, parts.dbias, parts.weight_terms, parts.bias_terms)
     return Gradients(
-        like_x(parts.dx), *(s.reshape(channels) for s in sums), like_x(parts.normalized)
+        like_x(parts.dx), *(s.reshape(channels) for s in sums), like_x(parts.normalized), True
     )
