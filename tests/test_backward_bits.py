@@ -39,7 +39,7 @@ SHAPES = [
     (2, 3, 33_000),
     (1, 1, 140_000),
     (1, 64, 2000),
-    (20_000, 3, 2),
+    (3000, 3, 2),
     (9, 100, 65),
     (100, 300, 2),
     (2, 4099, 9),
@@ -197,7 +197,7 @@ def test_the_gradients_of_parameters_do_depend_on_the_batch(rng):
 # --- where dx goes and grad lies ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", ["float32", "float16"])
 @every_operation
 def test_in_place_and_elsewhere(op, name, rng):
     for given in problems(op, rng, DTYPES[name]):
