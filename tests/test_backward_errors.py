@@ -251,7 +251,7 @@ COUNTS = ((16, 12), (8, 49), (4, 1025), (2, 70_000))
 @every_measuring_operation
 def test_bad_values_poison_their_set_alone(op, dtype, where, rng):
     """All of dx in the set, and of the parameters what the set has a part in."""
-    for rows, count in COUNTS:
+    for rows, count in COUNTS if dtype == np.float32 else COUNTS[:2]:
         data = standard(rng, rows, count, dtype)
         given = spread_problem(op, data, rng)
         sets = op.spread(np.arange(rows).repeat(count).reshape(data.shape))
