@@ -138,8 +138,10 @@ class Layer:
 
     def _keep(self, x: Array, out: Array | None, *stats: Array, constant: bool = False) -> None:
         """Keep what `backward` needs of a call that has just succeeded."""
-        # A bound on the work, for exact answers may take for ever; beyond it the answer is yes.
-        if out is not None and np.may_share_memory(x, out, max_work=1000):
+        # With a bound on the work, for an exact answer may take for ever; beyond it, it is yes.
+        # (NumPy takes any integer, its stubs do not know.)
+        work: Any = 1000
+        if out is not None and np.may_share_memory(x, out, max_work=work):
             self._kept = _OVERWRITTEN
             return
         names = tuple(n for n in ("weight", "bias") if getattr(self, n, None) is not None)
