@@ -13,7 +13,7 @@ import weakref
 import numpy as np
 import pytest
 
-import fastnorm.functional as functional
+import fastnorm
 from fastnorm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 LAYERS = {
@@ -122,19 +122,19 @@ def functions(layer, x, grad):
     """What the functions of the library give for a layer in training."""
     w = layer.weight
     if isinstance(layer, BatchNorm):
-        stats = functional.batch_norm(x, training=True, return_stats=True)[1:]
-        return functional.batch_norm_backward(grad, x, *stats, w)
+        stats = fastnorm.batch_norm(x, training=True, return_stats=True)[1:]
+        return fastnorm.batch_norm_backward(grad, x, *stats, w)
     if isinstance(layer, InstanceNorm):
-        stats = functional.instance_norm(x, return_stats=True)[1:]
-        return functional.instance_norm_backward(grad, x, *stats, w)
+        stats = fastnorm.instance_norm(x, return_stats=True)[1:]
+        return fastnorm.instance_norm_backward(grad, x, *stats, w)
     if isinstance(layer, GroupNorm):
-        stats = functional.group_norm(x, 3, return_stats=True)[1:]
-        return functional.group_norm_backward(grad, x, *stats, 3, w)
+        stats = fastnorm.group_norm(x, 3, return_stats=True)[1:]
+        return fastnorm.group_norm_backward(grad, x, *stats, 3, w)
     if isinstance(layer, LayerNorm):
-        stats = functional.layer_norm(x, return_stats=True)[1:]
-        return functional.layer_norm_backward(grad, x, *stats, w)
-    stats = functional.rms_norm(x, return_stats=True)[1:]
-    return functional.rms_norm_backward(grad, x, *stats, w)
+        stats = fastnorm.layer_norm(x, return_stats=True)[1:]
+        return fastnorm.layer_norm_backward(grad, x, *stats, w)
+    stats = fastnorm.rms_norm(x, return_stats=True)[1:]
+    return fastnorm.rms_norm_backward(grad, x, *stats, w)
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -168,7 +168,7 @@ def draw(results: dict[str, Found]) -> Figure:
     ax.minorticks_off()
     ax.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
     return figure
 
 

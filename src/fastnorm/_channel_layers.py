@@ -10,14 +10,8 @@ from numpy.typing import DTypeLike
 
 from . import _arguments as check
 from ._layer import Array, Kept, Layer
-from .functional import (
-    batch_norm,
-    batch_norm_backward,
-    group_norm,
-    group_norm_backward,
-    instance_norm,
-    instance_norm_backward,
-)
+from .functional import batch_norm, group_norm, instance_norm
+from .gradients import batch_norm_backward, group_norm_backward, instance_norm_backward
 
 
 class _ChannelLayer(Layer):

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from . import _arguments as check
 from ._layer import Array, Kept, Layer
-from .functional import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+from .functional import layer_norm, rms_norm
+from .gradients import layer_norm_backward, rms_norm_backward
 
 _Integers = SupportsIndex | Sequence[SupportsIndex]
 
