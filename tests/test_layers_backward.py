@@ -122,18 +122,18 @@ def functions(layer, x, grad):
     """What the functions of the library give for a layer in training."""
     w = layer.weight
     if isinstance(layer, BatchNorm):
-        stats = fastnorm.batch_norm(x, training=True, return_stats=True)[1:]
+        stats = fastnorm.batch_norm(x, weight=w, training=True, return_stats=True)[1:]
         return fastnorm.batch_norm_backward(grad, x, *stats, w)
     if isinstance(layer, InstanceNorm):
-        stats = fastnorm.instance_norm(x, return_stats=True)[1:]
+        stats = fastnorm.instance_norm(x, weight=w, return_stats=True)[1:]
         return fastnorm.instance_norm_backward(grad, x, *stats, w)
     if isinstance(layer, GroupNorm):
-        stats = fastnorm.group_norm(x, 3, return_stats=True)[1:]
+        stats = fastnorm.group_norm(x, 3, w, return_stats=True)[1:]
         return fastnorm.group_norm_backward(grad, x, *stats, 3, w)
     if isinstance(layer, LayerNorm):
-        stats = fastnorm.layer_norm(x, return_stats=True)[1:]
+        stats = fastnorm.layer_norm(x, weight=w, return_stats=True)[1:]
         return fastnorm.layer_norm_backward(grad, x, *stats, w)
-    stats = fastnorm.rms_norm(x, return_stats=True)[1:]
+    stats = fastnorm.rms_norm(x, weight=w, return_stats=True)[1:]
     return fastnorm.rms_norm_backward(grad, x, *stats, w)
 
 

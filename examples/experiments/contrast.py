@@ -45,7 +45,8 @@ def variants(image: Array) -> Array:
 
 def as_stored(images: Array) -> Array:
     """What an 8-bit file would keep of them: 256 levels, and nothing outside 0 to 1."""
-    return (np.clip(images * 255, 0, 255).round() / 255).astype(np.float32)
+    stored: Array = np.clip(images * 255, 0, 255).round() / 255
+    return stored.astype(np.float32)
 
 
 def normalise(norm: str, images: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 import fastnorm
 
@@ -59,7 +60,8 @@ class Linear:
         rows = grad.reshape(-1, grad.shape[-1])
         columns = self.x.reshape(-1, self.x.shape[-1])
         self.grads = {"weight": columns.T @ rows, "bias": rows.sum(0)}
-        return grad @ self.weight.T
+        dx: Array = grad @ self.weight.T
+        return dx
 
 
 class Convolution:
@@ -204,6 +206,15 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
             yield order[start : start + size]
 
 
+def one_thread() -> threadpool_limits:
+    """Let matrix products use one thread for a while.
+
+    They are so small that threads would wait for each other most of the time, very long on a
+    busy machine; and with one thread, their bits do not depend on how many there could be.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
+
+
 def train(
     network: Network,
     data: Digits,
@@ -220,7 +231,7 @@ def train(
     optimiser = SGD(network, rate)
     losses = np.full(steps, np.nan)
     # What diverges overflows; that is an outcome here, not an error.
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_thread():
         for step, index in zip(range(steps), batches(len(data.x), batch_size, rng), strict=False):
             loss, grad = cross_entropy(network(data.x[index]), data.labels[index])
             if not np.isfinite(loss):
@@ -233,5 +244,5 @@ def train(
 
 def error(network: Network, x: Array, labels: Array) -> float:
     """Return the wrong answers in per cent, in whatever mode the network is."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_thread():
         return 100 * float((network(x).argmax(axis=1) != labels).mean())

@@ -64,7 +64,8 @@ class Run:
 def running_mean(losses: Array) -> Array:
     """Average over windows of steps, along the last axis."""
     windows = np.lib.stride_tricks.sliding_window_view(losses, WINDOW, axis=-1)
-    return windows.mean(axis=-1)
+    mean: Array = windows.mean(axis=-1)
+    return mean
 
 
 def scaled(data: Digits) -> Digits:
