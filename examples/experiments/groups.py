@@ -60,7 +60,7 @@ def compare(groups: Sequence[int]) -> tuple[dict[int, float], dict[int, float]]:
     )
 
 
-def run(seeds: int = 6, epochs: float = 4, groups: Sequence[int] = GROUPS) -> Found:
+def run(seeds: int = 20, epochs: float = 4, groups: Sequence[int] = GROUPS) -> Found:
     """Train a network with each number of groups."""
     data = digits(images=True)
     errors, losses = {}, {}
