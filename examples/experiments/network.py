@@ -207,12 +207,13 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
 
 
 def one_thread() -> threadpool_limits:
-    """Let matrix products use one thread for a while.
+    """Let matrix products and fastnorm use one thread for a while.
 
-    They are so small that threads would wait for each other most of the time, very long on a
-    busy machine; and with one thread, their bits do not depend on how many there could be.
+    The arrays are so small that threads would wait for each other most of the time, very long on
+    a busy machine; and with one thread, the bits of a matrix product do not depend on how many
+    there could be.
     """
-    return threadpool_limits(limits=1, user_api="blas")
+    return threadpool_limits(limits=1)
 
 
 def train(

@@ -151,8 +151,8 @@ def draw(results: dict[str, Run]) -> Figure:
             steps = WINDOW + 4 * np.arange(curves.shape[1])
             ax.plot(steps, np.median(curves, 0), style, color=colour, label=norm)
             ax.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
-        ax.set(title=title, xlabel="step", yscale="log", ylim=(1e-3, 10))
-        ax.legend(fontsize="small")
+        ax.set(title=title, xlabel="step", yscale="log", ylim=(1e-4, 10))
+        ax.legend(fontsize="small", loc="lower left")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(f"training loss, mean of {WINDOW} steps")
     return figure
