@@ -1,4 +1,4 @@
-"""What all layers have: parameters, a mode, a state that can be saved, a representation."""
+"""What all layers have: parameters, a mode, a backward, a state to save, a representation."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ class TensorFile(Protocol):
 
     def keys(self) -> Iterable[str]: ...
     def get_tensor(self, name: str, /) -> Any: ...
+
+
+class Kept(NamedTuple):
+    """What the backward of a call needs of that call."""
+
+    x: Array  # the input itself, no copy
+    stats: tuple[Array, ...]  # as the function returns them
+    weight: Array | None
+    names: tuple[str, ...]  # of the parameters that there were
+    constant: bool  # whether the statistics were running ones, not the input's
+
+
+# What a layer has kept instead, where there is nothing: the reason.
+_NOT_CALLED = "the layer has not been called in training, or after eval(backward=True)"
+_TAKEN = "the gradients of the last call have been taken; takes another call first"
+_RELEASED = "eval() has released what the last call in training kept"
+_OVERWRITTEN = (
+    "the last call stored its result in its own input (out), which backward needs; takes a call "
+    "whose out does not overlap x"
+)
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
@@ -66,7 +86,7 @@ def _converted(key: str, value: Any, target: Array) -> Array:
 
 
 class Layer:
-    """What all layers have: parameters, a mode, a state that can be saved, a representation."""
+    """What all layers have: parameters, a mode, a backward, a state to save, a representation."""
 
     # The arrays that make up the state, in the order of torch's keys.
     _state: ClassVar[tuple[str, ...]] = ("weight", "bias")
@@ -76,10 +96,16 @@ class Layer:
 
     weight: Array | None
     bias: Array | None
+    # The gradients of the parameters, by their names, from the last `backward`.
+    grads: dict[str, Array]
+
+    _keeps_in_evaluation = False
+    _kept: Kept | str = _NOT_CALLED
 
     def __init__(self, shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike) -> None:
         self.dtype = _parameter_dtype(dtype)
         self.training = True
+        self.grads = {}
         self.weight = np.ones(shape, self.dtype) if affine else None
         if "bias" in self._state:
             self.bias = np.zeros(shape, self.dtype) if affine and bias else None
@@ -88,12 +114,91 @@ class Layer:
         """Switch to training, or with ``mode=False`` to evaluation; return the layer."""
         if not isinstance(mode, (bool, np.bool_)):
             raise TypeError(f"mode: is {mode!r}; takes True or False")
-        self.training = bool(mode)
+        if not mode:
+            return self.eval()
+        self.training, self._keeps_in_evaluation = True, False
         return self
 
-    def eval(self) -> Self:
-        """Switch to evaluation; return the layer."""
-        return self.train(False)
+    def eval(self, *, backward: bool = False) -> Self:
+        """Switch to evaluation and release what was kept for `backward`; return the layer.
+
+        Parameters
+        ----------
+        backward : bool
+            Whether calls keep what `backward` needs, as they do in training: for gradients
+            through a network with frozen statistics. Otherwise they keep nothing, so that no
+            input stays in memory for the layer's sake.
+        """
+        if not isinstance(backward, (bool, np.bool_)):
+            raise TypeError(f"backward: is {backward!r}; takes True or False")
+        self.training, self._keeps_in_evaluation = False, bool(backward)
+        if isinstance(self._kept, Kept):
+            self._kept = _RELEASED
+        return self
+
+    def _keep(self, x: Array, out: Array | None, *stats: Array, constant: bool = False) -> None:
+        """Keep what `backward` needs of a call that has just succeeded."""
+        # With a bound on the work, for an exact answer may take for ever; beyond it, it is yes.
+        # (NumPy takes any integer, its stubs do not know.)
+        work: Any = 1000
+        if out is not None and np.may_share_memory(x, out, max_work=work):
+            self._kept = _OVERWRITTEN
+            return
+        names = tuple(n for n in ("weight", "bias") if getattr(self, n, None) is not None)
+        self._kept = Kept(x, stats, self.weight, names, constant)
+
+    def _gradients(self, grad: Array, kept: Kept, out: Array | None) -> tuple[Array, ...]:
+        """Return the gradients of the input, of the weight and, where there is one, of the bias."""
+        raise NotImplementedError
+
+    def backward(self, grad: Array, /, *, out: Array | None = None) -> Array:
+        """Take the gradients of the last call in training, or after ``eval(backward=True)``.
+
+        Parameters
+        ----------
+        grad : array
+            The gradient of the loss by the call's result, of its shape and dtype.
+        out : array, optional
+            Where to store the gradient by the input: of the input's shape and dtype; may be
+            `grad` or the input itself.
+
+        Returns
+        -------
+        array
+            The gradient by the input, or `out`. The parameters' gradients replace what is in
+            `grads`: under ``"weight"`` and ``"bias"``, where the layer has these; float32,
+            float64 for float64 input.
+
+        Raises
+        ------
+        RuntimeError
+            Without such a call, for a second time, after `eval`, and where the call's `out`
+            was its own input.
+        TypeError, ValueError
+            If `grad` or `out` does not fit. Nothing has changed then.
+
+        Notes
+        -----
+        The call keeps its input and the weight themselves, no copies: change them (an
+        optimiser's step, say) only after `backward`. Of several calls only the last one is kept;
+        neither it nor `grads` is copied, pickled or part of `state_dict`.
+
+        In evaluation with running statistics, these are constants. Everywhere else mean and
+        variance depend on the input, and the gradient accounts for that.
+        """
+        kept = self._kept
+        if isinstance(kept, str):
+            raise RuntimeError(f"backward: {kept}")
+        dx, *gradients = self._gradients(grad, kept, out)
+        named = zip(("weight", "bias"), gradients, strict=False)
+        self.grads = {name: gradient for name, gradient in named if name in kept.names}
+        self._kept = _TAKEN
+        return dx
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to one call, in copies and pickles."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        return {**state, "grads": {}}
 
     def _arrays(self) -> dict[str, Array]:
         arrays = {name: getattr(self, name) for name in self._state}
