@@ -48,9 +48,9 @@ class Sheet:
 LEGEND: Mapping[str, str] = {
     "copy": "best time of a parallel copy of the same bytes by as many threads, in ms (of "
     "ordinary and streaming, non-temporal, stores the better)",
-    "pass": "for a backward in place of the copy: best time of a pass that reads input and gradient "
-    "and writes an array; reads: 2, or 4 where what is measured together does not fit in L2, and "
-    "the pass reads both once more before",
+    "pass": "for a backward in place of the copy: best time of a pass that reads two arrays and "
+    "writes one; reads: 2, or 4 where what is measured together does not fit in L2, and the pass "
+    "reads both once more before",
     "fastnorm": "time as a multiple of that copy or pass, written into an existing array: best by "
     "best (median by median); of calls, in µs",
     "peers": "how many times as long as fastnorm they took: best by best (median by median); of "

@@ -279,7 +279,7 @@ cdef int start_move(Move *move, cnp.ndarray x, cnp.ndarray grad, cnp.ndarray out
     move.grad = <const char *> cnp.PyArray_DATA(grad)
     move.out = <char *> cnp.PyArray_DATA(out)
     move.size = size
-    move.part = (size // threads + 4095) // 4096 * 4096
+    move.part = ((size + threads - 1) // threads + 4095) // 4096 * 4096
     move.stream = stream
     return threads
 
