@@ -44,6 +44,38 @@ def group_norm(
     out: _Array | None,
     return_stats: bool,
 ) -> Any: ...
+def layer_norm_backward(
+    grad: npt.ArrayLike,
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike | None,
+    rstd: npt.ArrayLike,
+    weight: npt.ArrayLike | None,
+    normalized_shape: Any,
+    axis: Any,
+    out: _Array | None,
+    centre: bool,
+) -> tuple[_Array, _Array, _Array]: ...
+def channel_norm_backward(
+    grad: npt.ArrayLike,
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    rstd: npt.ArrayLike,
+    weight: npt.ArrayLike | None,
+    constant: bool,
+    channel_axis: int,
+    out: _Array | None,
+    per_sample: bool,
+) -> tuple[_Array, _Array, _Array]: ...
+def group_norm_backward(
+    grad: npt.ArrayLike,
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    rstd: npt.ArrayLike,
+    num_groups: int,
+    weight: npt.ArrayLike | None,
+    channel_axis: int,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...
 def parallel_copy(x: _Array, out: _Array, stream: bool = False) -> None: ...
 def parallel_pass(
     grad: _Array, x: _Array, out: _Array, stream: bool = False, twice: bool = False

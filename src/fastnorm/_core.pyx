@@ -6,8 +6,8 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.limits cimport LLONG_MIN
 from libc.math cimport INFINITY
-from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
 
 from ._kernels cimport *
 
@@ -94,21 +94,52 @@ include "_statistics.pxi"
 # ---- operations ----
 
 
+cdef int normalized_lengths(cnp.ndarray x, const bint *normalized, cnp.npy_intp *lengths) noexcept:
+    """The lengths of the normalised axes, and how many these are."""
+    cdef int d, n = 0
+    for d in range(cnp.PyArray_NDIM(x)):
+        if normalized[d]:
+            lengths[n] = cnp.PyArray_DIM(x, d)
+            n += 1
+    return n
+
+
+cdef void normalized_axes(Call *call, cnp.ndarray x, const bint *normalized, int n,
+                          bint has_params, cnp.npy_intp *shape) noexcept:
+    """The meaning of x's axes where n of them are normalised over, and the statistics' shape."""
+    cdef int d
+    cdef ptrdiff_t param = 1, stat = 1
+    call.n = cnp.PyArray_NDIM(x)
+    for d in range(call.n - 1, -1, -1):
+        call.source[d] = d
+        call.step[d] = 1
+        call.axes[d].size = cnp.PyArray_DIM(x, d)
+        call.axes[d].param = call.axes[d].stat = 0
+        shape[d] = 1 if normalized[d] else call.axes[d].size
+        if normalized[d]:
+            n -= 1
+            call.axes[d].role = PARAM
+            call.axes[d].param_axis = n
+            if has_params:
+                call.axes[d].param = param
+            param *= call.axes[d].size
+        else:
+            call.axes[d].role = KEPT
+            call.axes[d].stat = stat
+            stat *= call.axes[d].size
+
+
 def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_stats, bint centre):
     """Layer norm, or RMS norm without `centre`; see functional.py."""
     cdef Call call
     cdef cnp.ndarray a = input_array(x), w, b
-    cdef int code = check_dtype("x", a), ndim = cnp.PyArray_NDIM(a), n = 0, d
+    cdef int code = check_dtype("x", a), n
     cdef bint normalized[MAX_AXES]
     cdef cnp.npy_intp lengths[MAX_AXES]   # of the normalised axes, then of the statistics
-    cdef ptrdiff_t param = 1, stat = 1
 
     check_size(a)
     check_normalized(normalized_shape, axis, a, normalized)
-    for d in range(ndim):
-        if normalized[d]:
-            lengths[n] = cnp.PyArray_DIM(a, d)
-            n += 1
+    n = normalized_lengths(a, normalized, lengths)
     w = check_parameter("weight", weight, n, lengths)
     b = check_parameter("bias", bias, n, lengths)
     if eps is None and not centre:
@@ -118,27 +149,10 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
     if out is not None:
         check_out(out, a, code)
 
-    call.n = ndim
-    for d in range(ndim - 1, -1, -1):
-        call.source[d] = d
-        call.step[d] = 1
-        call.axes[d].size = cnp.PyArray_DIM(a, d)
-        call.axes[d].param = call.axes[d].stat = 0
-        lengths[d] = 1 if normalized[d] else call.axes[d].size
-        if normalized[d]:
-            n -= 1
-            call.axes[d].role = PARAM
-            call.axes[d].param_axis = n
-            if w is not None or b is not None:
-                call.axes[d].param = param
-            param *= call.axes[d].size
-        else:
-            call.axes[d].role = KEPT
-            call.axes[d].stat = stat
-            stat *= call.axes[d].size
+    normalized_axes(&call, a, normalized, n, w is not None or b is not None, lengths)
     call.given = False
     call.centre = centre
-    return run_with_stats(&call, a, code, w, b, out, return_stats, ndim, lengths)
+    return run_with_stats(&call, a, code, w, b, out, return_stats, call.n, lengths)
 
 
 cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups, bint per_sample,
@@ -253,6 +267,8 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, bint return_
     call.centre = True
     return run_with_stats(&call, a, code, w, b, out, return_stats, 2, shape)
 
+
+include "_backward.pxi"
 
 # ---- the yardsticks ----
 

@@ -16,6 +16,12 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Stat:
         double mean, rest, var, rstd
 
+    ctypedef struct GradSums:
+        pass
+
+    ctypedef struct GradStat:
+        pass
+
     ctypedef struct Nest:
         int ndim
         ptrdiff_t count
@@ -34,6 +40,18 @@ cdef extern from "kernels/kernels.h" nogil:
         const void *weight
         const void *bias
 
+    ctypedef struct Backward:
+        const Plan *plan
+        const char *grad
+        const void *mean
+        const void *rstd
+        bint wide, constant, fused
+        ptrdiff_t params, strips, tasks, pieces
+        GradSums *sums
+        GradStat *stats
+        double *tables
+        ptrdiff_t sums_count, stats_count, tables_count
+
     ctypedef struct Kernels:
         void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk,
                              Moments *) noexcept nogil
@@ -47,6 +65,16 @@ cdef extern from "kernels/kernels.h" nogil:
                               ptrdiff_t chunk) noexcept nogil
         void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip,
                               Stat *) noexcept nogil
+        void (*grad_rows_measure)(const Backward *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
+        void (*grad_rows_apply)(const Backward *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
+        void (*grad_rows_fused)(const Backward *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+        void (*grad_rows_gather)(const Backward *, ptrdiff_t task, ptrdiff_t piece) noexcept nogil
+        void (*grad_columns_measure)(const Backward *, ptrdiff_t block, ptrdiff_t strip,
+                                     ptrdiff_t chunk) noexcept nogil
+        void (*grad_columns_apply)(const Backward *, ptrdiff_t block, ptrdiff_t strip,
+                                   ptrdiff_t chunk) noexcept nogil
+        void (*grad_columns_fused)(const Backward *, ptrdiff_t block,
+                                   ptrdiff_t strip) noexcept nogil
         void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
         void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
@@ -95,6 +123,15 @@ cdef extern from "kernels/moments.h" nogil:
     void stats_take(const Stat *, ptrdiff_t n, int what, const Reals *)
     void stats_average(const Stat *, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
                        double momentum, const Reals *running)
+
+cdef extern from "kernels/backward.h" nogil:
+    void backward_schedule(Backward *, Plan *, ptrdiff_t itemsize, int threads)
+    void grad_pool_rows(const Backward *, ptrdiff_t first, ptrdiff_t last)
+    void grad_pool_columns(const Backward *, ptrdiff_t block, ptrdiff_t strip)
+    void grad_params(const Backward *, ptrdiff_t first, ptrdiff_t last, double *weight,
+                     double *bias)
+    ptrdiff_t grad_row_chunks(const Plan *)
+    void reals_ordered(const Nest *order, const void *source, void *target, bint wide)
 
 cdef extern from "kernels/threads.h" nogil:
     void threads_init()

@@ -6,10 +6,11 @@
 #include <stddef.h>
 
 enum {
-    MAX_AXES = 65,   /* NumPy's 64, and one more when groups split the channel axis */
-    CHUNK = 65536,   /* elements measured together: enough to amortise a merge, and in L2 */
-    STRIP = 512,     /* columns at a time: their sums stay in L1 */
-    FOLD_WIDTH = 128 /* few columns are laid side by side up to this many */
+    MAX_AXES = 65,    /* NumPy's 64, and one more when groups split the channel axis */
+    CHUNK = 65536,    /* elements measured together: enough to amortise a merge, and in L2 */
+    STRIP = 512,      /* columns at a time: their sums stay in L1 */
+    FOLD_WIDTH = 128, /* few columns are laid side by side up to this many */
+    SHORT_ROW = 32    /* shorter rows are turned into columns */
 };
 
 /* Element types, in the order of every table that is indexed by them. */
@@ -53,6 +54,7 @@ typedef struct {
     int centre;       /* subtract the mean (0: RMS norm) */
     int precise;      /* float32 sums of so few elements have rounding errors: float64 for d */
     int stream;       /* store past the cache */
+    int short_rows;   /* rows: each statistic is of one run, shorter than SHORT_ROW */
     Nest kept;
     Walk measure, apply; /* rows */
     Nest rows;           /* columns: the rows of a block, `fold` to one */
@@ -70,6 +72,8 @@ typedef struct {
     char *y;
     const void *weight, *bias; /* float, or double for float64 data; NULL: none */
 } Plan;
+
+typedef struct Backward Backward; /* backward.h */
 
 /* The functions that a tier offers for each element type; see kernels.def. */
 typedef struct {

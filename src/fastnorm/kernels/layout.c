@@ -180,6 +180,11 @@ static void plan_rows(Plan *plan, Axis *kept, int nkept, Axis *reduced, int nred
     make_walk(&plan->measure, copy, nreduced);
     plan->param_vector = reduced[nreduced - 1].param != 0;
     make_walk(&plan->apply, reduced, nreduced);
+    int alike = 1; /* parameters that vary along the row are the same for all rows */
+    for (int d = 0; d < plan->kept.ndim; d++)
+        alike &= !plan->param_vector || plan->kept.param[d] == 0;
+    plan->short_rows = plan->measure.length == plan->count && plan->apply.length == plan->count &&
+                       plan->count < SHORT_ROW && alike;
 }
 
 int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize, int given) {
@@ -240,16 +245,13 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
     return 1;
 }
 
-/* Whether so many equal tasks keep all threads busy to the end. */
-static int balanced(ptrdiff_t tasks, int threads) {
-    return tasks >= 4 * threads || tasks % threads == 0;
-}
+int balanced(ptrdiff_t tasks, int threads) { return tasks >= 4 * threads || tasks % threads == 0; }
 
 enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
 
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     if (!plan->columns)
-        return threads == 1 ||
+        return threads == 1 || plan->short_rows ||
                (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
 
     /* As many columns as stay in the cache from being measured to being applied, but not so few

@@ -1,6 +1,6 @@
 /* All kernels for all element types, compiled once per tier: TIER is its name in identifiers, and
  * the compiler's flags say which instructions it may use. */
-#include "moments.h"
+#include "backward.h"
 #include "nest.h"
 #include "vec.h"
 
@@ -30,10 +30,12 @@ enum {
     PARAM_VECTOR = 4, /* weight and bias do */
     NO_WEIGHT = 8,    /* that vary, but are not there */
     NO_BIAS = 16,
-    PERIODIC = 32, /* coefficients repeat with a period */
-    STREAM = 64,   /* store past the cache */
-    PRODUCT = 128, /* the product form; else, if not wide, the folded one */
-    NO_MEAN = 256  /* RMS norm */
+    PERIODIC = 32,  /* coefficients repeat with a period */
+    STREAM = 64,    /* store past the cache */
+    PRODUCT = 128,  /* the product form; else, if not wide, the folded one */
+    NO_MEAN = 256,  /* RMS norm */
+    CONSTANT = 512, /* backward: statistics that do not depend on the input */
+    GATHER = 1024   /* backward: gradients of the parameters along the run as well */
 };
 
 /* The mathematics is the same text for every element type.
