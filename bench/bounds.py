@@ -12,18 +12,28 @@ from dataclasses import dataclass
 from bench.clock import Timing
 from bench.machine import Caches
 from bench.problems import Problem
+from bench.work import (
+    COPY,
+    PASS,
+    STREAMING_COPY,
+    STREAMING_PASS,
+    STREAMING_TWO_PASSES,
+    TWO_PASSES,
+)
 from fastnorm._demo import Case, Operation, scalar_type
 
 ARRAY_BYTES = 10**6
-"""Inputs of this size are arrays, compared with copies; smaller ones are calls."""
+"""Inputs of this size are arrays, compared with copies or passes; smaller ones are calls."""
 
 CACHE_LINE = 64
 
-COPY, STREAMING_COPY = "copy", "streaming copy"
 FASTNORM, NEW_OUTPUT = "fastnorm", "fastnorm, new output"
 
 RIVALS = ("torch", "torch.compile", "onnxruntime", "jax", "openvino")
 """The peers that every shape is compared with; plain NumPy is no rival."""
+
+BACKWARD_RIVAL = "torch"
+"""The peer that every backward is compared with."""
 
 COPY_LIMIT = 1.15
 TRAINING_LIMIT = 1.25
@@ -32,6 +42,8 @@ HALF_LIMIT = 1.3
 ONE_THREAD_LIMIT = 1.3
 RIVAL_LIMIT = 1.0
 MEAN_SPEED = 3.0
+BACKWARD_LIMIT = 1.4
+BACKWARD_MEAN_SPEED = 2.0
 TWO_THREADS_SPEED = 1.8
 
 CALL_LIMITS: Mapping[tuple[Operation, tuple[int, ...]], float] = {
@@ -53,14 +65,18 @@ BOUNDS: Mapping[str, str] = {
     "half": "times a copy of the same bytes: float16, bfloat16 (that fit in L2)",
     "one thread": "times a one-thread copy, by one thread (that fit in L2)",
     "one thread, two reads": "times a one-thread copy, by one thread, where it does not fit in L2",
-    "rivals": "share of the best peer's time, every shape",
+    "rivals": "share of the best peer's time, every shape, forward",
     "call": "share of the best peer's time: one small call without out",
     "two threads": "times faster with two threads than with one, arrays in the shared cache",
-    "mean": "times faster than the best peer, geometric mean of all shapes",
+    "mean": "times faster than the best peer, geometric mean of all shapes, forward",
+    "backward": "times a pass of two reads and a write: what is measured together fits in L2",
+    "backward, four reads": "times a pass of four reads and a write, where it does not fit in L2",
+    "backward, torch": "share of torch's time, every backward",
+    "backward, mean": "times faster than torch, geometric mean of all backwards",
 }
 """Name of each bound, and what its values are."""
 
-AT_LEAST = ("two threads", "mean")
+AT_LEAST = ("two threads", "mean", "backward, mean")
 """The bounds whose values must be at least their limits, not at most."""
 
 Timings = Mapping[int, Mapping[str, Timing]]
@@ -98,29 +114,31 @@ class Verdict:
 
 
 def is_array(problem: Problem) -> bool:
-    """Whether the problem is compared with copies."""
+    """Whether the problem is compared with a yardstick."""
     return problem.nbytes >= ARRAY_BYTES
 
 
 def measured_together(problem: Problem) -> int:
     """Return the bytes that must stay in the cache for memory to be read once.
 
-    That is the input of one statistic. Where the channels are the innermost axis, the lines of the
-    cache that a statistic lies on hold others, too, and all that they hold counts.
+    That is the input of one statistic, and of a backward as much of the gradient. Where the
+    channels are the innermost axis, the lines of the cache that a statistic lies on hold others,
+    too, and all that they hold counts.
     """
     case = problem.memory_case
-    size = scalar_type(case.dtype).itemsize
+    arrays = 2 if problem.backward else 1
+    size, line = arrays * scalar_type(case.dtype).itemsize, arrays * CACHE_LINE
     channels = case.shape[case.channel_axis]
     channels_last = case.channel_axis == len(case.shape) - 1
     if case.operation in ("layer_norm", "rms_norm"):
-        step = size if channels_last else min(CACHE_LINE, _positions(case) * size)
+        step = size if channels_last else min(line, _positions(case) * size)
         return channels * step
     if case.operation == "batch_norm" and not case.training:
         return 0
     together = channels // case.num_groups if case.operation == "group_norm" else 1
     width = together * size
     if channels_last:
-        width = min(channels * size, max(CACHE_LINE, width))
+        width = min(channels * size, max(line, width))
     samples = case.shape[0] if case.operation == "batch_norm" else 1
     return samples * _positions(case) * width
 
@@ -130,8 +148,13 @@ def _positions(case: Case) -> int:
     return math.prod(case.shape[1:]) // case.shape[case.channel_axis]
 
 
-def copy_bound(problem: Problem, threads: int, caches: Caches) -> tuple[str, float] | None:
-    """Return the bound in copies and its limit; None where there is none.
+def fits(problem: Problem, caches: Caches) -> bool:
+    """Whether what is measured together fits in the cache of one processor."""
+    return measured_together(problem) <= caches.l2
+
+
+def traffic_bound(problem: Problem, threads: int, caches: Caches) -> tuple[str, float] | None:
+    """Return the bound in copies, or in passes of a backward, and its limit; None if there is none.
 
     Parameters
     ----------
@@ -145,21 +168,29 @@ def copy_bound(problem: Problem, threads: int, caches: Caches) -> tuple[str, flo
     case = problem.case
     if not is_array(problem) or case.dtype == "float64":
         return None
-    fits = measured_together(problem) <= caches.l2
+    within = fits(problem, caches)
+    if problem.backward:
+        if threads == 1 or case.dtype != "float32":
+            return None
+        return "backward" if within else "backward, four reads", BACKWARD_LIMIT
     if threads == 1:
-        if fits:
+        if within:
             return "one thread", ONE_THREAD_LIMIT
         return "one thread, two reads", TWO_READS_LIMIT
-    if not fits:
+    if not within:
         return "two reads", TWO_READS_LIMIT
     if case.dtype != "float32":
         return "half", HALF_LIMIT
     return ("training", TRAINING_LIMIT) if case.training else ("copy", COPY_LIMIT)
 
 
-def best_copy(timings: Mapping[str, Timing]) -> Timing:
-    """Return the faster of the two copies."""
-    return min(timings[COPY], timings[STREAMING_COPY], key=lambda timing: timing.best)
+def yardstick(problem: Problem, timings: Mapping[str, Timing], caches: Caches) -> Timing:
+    """Return what the problem is compared with: the faster of two ways to store."""
+    names = COPY, STREAMING_COPY
+    if problem.backward:
+        once = fits(problem, caches)
+        names = (PASS, STREAMING_PASS) if once else (TWO_PASSES, STREAMING_TWO_PASSES)
+    return min((timings[name] for name in names), key=lambda timing: timing.best)
 
 
 def ours(problem: Problem) -> str:
@@ -184,10 +215,16 @@ def verdicts(problem: Problem, timings: Timings, threads: int, caches: Caches) -
     Rivals and the gain by a second thread are judged where most threads were used.
     """
     here = timings[threads]
-    bound = copy_bound(problem, threads, caches)
+    bound = traffic_bound(problem, threads, caches)
     if bound is not None:
-        yield Verdict(bound[0], here[FASTNORM].best / best_copy(here).best, bound[1])
+        share = here[FASTNORM].best / yardstick(problem, here, caches).best
+        yield Verdict(bound[0], share, bound[1])
     if threads < max(timings):
+        return
+    if problem.backward:
+        if BACKWARD_RIVAL in here:
+            share = 1 / speed(problem, here, BACKWARD_RIVAL)
+            yield Verdict("backward, torch", share, RIVAL_LIMIT)
         return
     rival = best_rival(here)
     if rival is not None:

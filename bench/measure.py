@@ -1,7 +1,8 @@
-"""Measure a problem: fastnorm, the copies and the peers, checked and then timed in turn."""
+"""Measure a problem: fastnorm, the yardsticks and the peers, checked and then timed in turn."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from bench.clock import Contender, interleave
 from bench.peers import Peer, UnsupportedError
 from bench.problems import Problem
 from bench.results import Measured, in_words
-from bench.work import Call, Work
+from bench.work import Call, Outputs, Work
 from fastnorm import _core
 from fastnorm._demo import Array, DType
 
@@ -25,7 +26,8 @@ TOLERANCES: Mapping[DType, float] = {
     "float16": 1e-2,
     "bfloat16": 6e-2,
 }
-"""Most that a peer's result y may differ from fastnorm's, in units of 1 + |y|.
+"""Most that a peer's result y may differ from fastnorm's, in units of 1 + |y|; where it is a sum of
+n terms, the gradient of a weight or a bias, of √n + |y|.
 
 Enough for arithmetic in half precision, in float32 for float64, and for large sums; not enough for
 another formula.
@@ -87,9 +89,9 @@ class Session:
         _core.use_isa(tier or self.tiers[0])
 
     def _ours(self, problem: Problem, work: Work, threads: int) -> dict[str, Contender]:
-        """Return the copies, and fastnorm's calls."""
+        """Return the yardsticks, and fastnorm's calls."""
         prepare = partial(self.use, threads)
-        calls: dict[str, Call] = dict(work.copies()) if is_array(problem) else {}
+        calls: dict[str, Call] = work.yardsticks() if is_array(problem) else {}
         calls[FASTNORM] = work.call()
         if not is_array(problem):
             calls[NEW_OUTPUT] = work.call(new_output=True)
@@ -103,8 +105,7 @@ class Session:
         """Return the calls of the peers that do the same; note the others in `left_out`."""
         prepare = partial(self.use, threads)
         prepare()
-        work.call()()
-        expected = work.data.out.copy()
+        expected = tuple(array.copy() for array in work.outputs(work.call()()))
         contenders = {}
         for name, peer in self.peers.items():
             try:
@@ -121,26 +122,34 @@ class Session:
         return contenders
 
 
-def _checked(peer: Peer, work: Work, threads: int, expected: Array) -> Call:
-    """Return the peer's call after seeing that its result is the expected one."""
+def _checked(peer: Peer, work: Work, threads: int, expected: Outputs) -> Call:
+    """Return the peer's call after seeing that its results are the expected ones."""
     bound = peer.bind(work, threads)
     work.data.out[...] = np.nan
-    found = bound.output(bound.call())
-    dtype = work.problem.case.dtype
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        raise UnsupportedError(f"its result is {found.shape} {found.dtype}")
-    difference = _difference(found, expected)
-    if not difference <= TOLERANCES[dtype]:
-        raise UnsupportedError(f"its result differs by {difference:.1g}")
+    found = bound.outputs(bound.call())
+    if len(found) != len(expected):
+        raise UnsupportedError(f"it has {len(found)} results instead of {len(expected)}")
+    names = ("result", "gradient of the weight", "gradient of the bias")
+    for index, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
+        name, unit, same_dtype = names[index], 1.0, theirs.dtype == ours.dtype
+        if index > 0:
+            # A sum of n terms of either sign is about √n; libraries differ in its dtype.
+            unit, same_dtype = math.sqrt(found[0].size / ours.size), True
+        if theirs.shape != ours.shape or not same_dtype:
+            raise UnsupportedError(f"its {name} is {theirs.shape} {theirs.dtype}")
+        difference = _difference(theirs, ours, unit)
+        if not difference <= TOLERANCES[work.problem.case.dtype]:
+            raise UnsupportedError(f"its {name} differs by {difference:.1g}")
     return bound.call
 
 
-def _difference(found: Array, expected: Array) -> float:
-    """Return the largest difference in units of 1 + |expected|, or NaN."""
+def _difference(found: Array, expected: Array, unit: float) -> float:
+    """Return the largest difference in units of `unit` + |expected|, or NaN."""
     worst = np.float64(0.0)
     step = max(1, 2**20 * len(found) // found.size)
     for start in range(0, len(found), step):
         part = slice(start, start + step)
         y = expected[part].astype(np.float64)
-        worst = np.maximum(worst, (np.abs(found[part].astype(np.float64) - y) / (1 + abs(y))).max())
+        error = np.abs(found[part].astype(np.float64) - y) / (unit + abs(y))
+        worst = np.maximum(worst, error.max())
     return float(worst)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
-from bench.bounds import FASTNORM, best_copy, copy_bound, is_array, mean_speed
+from bench.bounds import FASTNORM, is_array, mean_speed, traffic_bound, yardstick
 from bench.results import Run, in_words
 
 MARKERS = "vs^<>PX*"
@@ -56,11 +56,14 @@ def _copies(run: Run) -> Figure | None:
     axes: Axes = figure.subplots()
     rows = range(len(arrays))
     found = [array.timings[run.most_threads] for array in arrays]
-    copies = [best_copy(timings) for timings in found]
+    moves = [
+        yardstick(array.problem, timings, run.caches)
+        for array, timings in zip(arrays, found, strict=True)
+    ]
     for index, name in enumerate([*run.peers, FASTNORM]):
         points = [
-            (timings[name].best / copy.best, row)
-            for row, timings, copy in zip(rows, found, copies, strict=True)
+            (timings[name].best / move.best, row)
+            for row, timings, move in zip(rows, found, moves, strict=True)
             if name in timings
         ]
         style: dict[str, Any] = {"alpha": 0.6, "marker": MARKERS[index % len(MARKERS)]}
@@ -74,7 +77,7 @@ def _copies(run: Run) -> Figure | None:
             linewidths=0,
             **style,
         )
-    limits = [copy_bound(array.problem, run.most_threads, run.caches) for array in arrays]
+    limits = [traffic_bound(array.problem, run.most_threads, run.caches) for array in arrays]
     axes.plot(
         [limit[1] for limit in limits if limit],
         [row for row, limit in zip(rows, limits, strict=True) if limit],
@@ -86,15 +89,25 @@ def _copies(run: Run) -> Figure | None:
     _logarithmic(axes)
     axes.set_ylim(len(arrays) - 0.5, -0.5)
     axes.set_yticks(rows, [str(array.problem) for array in arrays], fontsize=6)
-    axes.set_xlabel(f"best time as a multiple of a copy, {in_words(run.most_threads)}")
+    axes.set_xlabel(
+        "best time as a multiple of a copy (of a backward, of a pass with the same reads), "
+        f"{in_words(run.most_threads)}"
+    )
     axes.grid(axis="both", linewidth=0.3)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
 def _speed(run: Run) -> Figure | None:
-    """Plot a row for each peer, with a point for each shape and a line at the mean."""
-    speeds = {name: list(run.speeds(name).values()) for name in run.peers}
+    """Plot a row for each peer, with a point for each shape and a line at the mean.
+
+    Backwards have rows of their own.
+    """
+    speeds = {
+        name + ", backward" * backward: [s for p, s in found.items() if p.backward == backward]
+        for backward in (False, True)
+        for name, found in ((name, run.speeds(name)) for name in run.peers)
+    }
     speeds = {name: values for name, values in speeds.items() if values}
     if not speeds:
         return None

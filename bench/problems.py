@@ -1,6 +1,7 @@
 """Problems as one line of text: the grammar, the lists in ``shapes/``, and choosing among them.
 
-``operation network shape[:layout] [option ...]``, see ``README.md``.
+``operation network shape[:layout] [option ...]``, where a backward is an operation of its own:
+``layer_norm_backward bert 4096x768``. See ``README.md``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import get_args
 
 from fastnorm._demo import Case, DType, Operation, scalar_type
 
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+FORWARD: tuple[Operation, ...] = get_args(Operation)
+
+_BACKWARD = "_backward"
+BACKWARD = tuple(operation + _BACKWARD for operation in FORWARD)
+
+OPERATIONS = (*FORWARD, *BACKWARD)
+"""What the first word of a problem may be."""
 
 _DTYPES: Mapping[str, DType] = {
     "f32": "float32",
@@ -37,7 +44,7 @@ class ProblemError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One normalisation to measure.
+    """One normalisation, or the backward of one, to measure.
 
     Parameters
     ----------
@@ -48,11 +55,14 @@ class Problem:
         Order of the axes in memory; the layout of the case, or else the array is a transposed view.
     affine : bool
         Whether there are a weight and a bias.
+    backward : bool
+        Whether gradients are computed, of the case's operation.
     """
 
     case: Case
     memory: str
     affine: bool = True
+    backward: bool = False
 
     def __str__(self) -> str:
         """Write the problem as `parse` reads it."""
@@ -61,7 +71,7 @@ class Problem:
         shape = "x".join(map(str, case.shape))
         if layout != _default_layout(case.operation, len(case.shape)):
             shape += f":{layout}"
-        words = [case.operation, case.layer, shape]
+        words = [self.operation, case.layer, shape]
         if case.operation == "group_norm":
             words.append(f"groups={case.num_groups}")
         if case.training:
@@ -75,8 +85,13 @@ class Problem:
         return " ".join(words)
 
     @property
+    def operation(self) -> str:
+        """The first word: one of `OPERATIONS`."""
+        return self.case.operation + (_BACKWARD if self.backward else "")
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the input, and of the output."""
+        """Bytes of the input, and of the output, and of each one's gradient."""
         return math.prod(self.case.shape) * scalar_type(self.case.dtype).itemsize
 
     @property
@@ -128,9 +143,11 @@ def parse(text: str) -> Problem:
 def _from_words(words: Sequence[str]) -> Problem:
     if len(words) < 3:
         raise ProblemError("write operation, network and shape, as in 'layer_norm bert 4096x768'")
-    operation, network, dimensions, *options = words
-    if operation not in OPERATIONS:
-        raise ProblemError(f"no operation {operation!r}; there are {', '.join(OPERATIONS)}")
+    word, network, dimensions, *options = words
+    if word not in OPERATIONS:
+        raise ProblemError(f"no operation {word!r}; there are {', '.join(OPERATIONS)}")
+    backward = word in BACKWARD
+    operation = FORWARD[(BACKWARD if backward else FORWARD).index(word)]
     if "=" in network or _sizes(network.partition(":")[0]):
         raise ProblemError(f"{network!r} stands where the network's name belongs, before the shape")
 
@@ -144,6 +161,7 @@ def _from_words(words: Sequence[str]) -> Problem:
     problem = Problem(
         Case(operation, network, shape, layout.upper()),
         memory=layout.upper(),
+        backward=backward,
     )
     seen: set[str] = set()
     for option in options:
@@ -269,7 +287,7 @@ def select(wanted: Iterable[str] = (), operations: Iterable[str] = ()) -> list[P
     problems = [
         problem
         for problem in dict.fromkeys(found or listed)
-        if not chosen or problem.case.operation in chosen
+        if not chosen or problem.operation in chosen
     ]
     if not problems:
         raise ProblemError(f"none of these problems is one of {', '.join(sorted(chosen))}")

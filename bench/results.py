@@ -8,7 +8,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from bench.bounds import MEAN_SPEED, Timings, Verdict, best_rival, mean_speed, speed, verdicts
+from bench.bounds import (
+    BACKWARD_MEAN_SPEED,
+    BACKWARD_RIVAL,
+    MEAN_SPEED,
+    Timings,
+    Verdict,
+    best_rival,
+    mean_speed,
+    speed,
+    verdicts,
+)
 from bench.clock import Timing
 from bench.machine import Caches
 from bench.problems import Problem, parse
@@ -100,10 +110,19 @@ class Run:
         return found
 
     @cached_property
-    def mean_verdict(self) -> Verdict | None:
-        """The verdict on the mean speed; None if there was no rival."""
-        speeds = self.speeds().values()
-        return Verdict("mean", mean_speed(speeds), MEAN_SPEED) if speeds else None
+    def mean_verdicts(self) -> Sequence[Verdict]:
+        """The verdicts on the mean speeds, forward and backward, where there was a rival."""
+        forward = [speed for problem, speed in self.speeds().items() if not problem.backward]
+        theirs = self.speeds(BACKWARD_RIVAL)
+        backward = [speed for problem, speed in theirs.items() if problem.backward]
+        return [
+            Verdict(bound, mean_speed(speeds), limit)
+            for bound, speeds, limit in (
+                ("mean", forward, MEAN_SPEED),
+                ("backward, mean", backward, BACKWARD_MEAN_SPEED),
+            )
+            if speeds
+        ]
 
     def as_json(self) -> str:
         """Return the run as JSON; times are seconds."""

@@ -9,19 +9,19 @@ from functools import partial
 from bench.bounds import (
     AT_LEAST,
     BOUNDS,
-    COPY,
     FASTNORM,
     RIVALS,
-    STREAMING_COPY,
     Verdict,
-    best_copy,
-    copy_bound,
+    fits,
     is_array,
     mean_speed,
+    traffic_bound,
+    yardstick,
 )
 from bench.clock import Timing
 from bench.problems import OPERATIONS, Problem
 from bench.results import Measured, Run, in_words
+from bench.work import YARDSTICKS
 
 NOT_MET = "not met"
 
@@ -48,12 +48,15 @@ class Sheet:
 LEGEND: Mapping[str, str] = {
     "copy": "best time of a parallel copy of the same bytes by as many threads, in ms (of "
     "ordinary and streaming, non-temporal, stores the better)",
-    "fastnorm": "time as a multiple of that copy, written into an existing array: best by best "
-    "(median by median); of calls, in µs",
+    "pass": "for a backward in place of the copy: best time of a pass that reads two arrays and "
+    "writes one; reads: 2, or 4 where what is measured together does not fit in L2, and the pass "
+    "reads both once more before",
+    "fastnorm": "time as a multiple of that copy or pass, written into an existing array: best by "
+    "best (median by median); of calls, in µs",
     "peers": "how many times as long as fastnorm they took: best by best (median by median); of "
     "calls, their time in µs",
-    "limit": "copies that fastnorm may take; of calls, share of the best peer's time that it may "
-    "take without out. In brackets, the bound",
+    "limit": "copies or passes that fastnorm may take; of calls, share of the best peer's time "
+    "that it may take without out. In brackets, the bound",
     "bounds": "whether every bound on the row is met, and those that are not",
 }
 
@@ -62,49 +65,57 @@ def sheets(run: Run) -> list[Sheet]:
     """Return all tables that have rows."""
     found = []
     for threads in run.threads:
-        found += [_arrays(run, threads), _calls(run, threads)]
+        found += [_arrays(run, threads, backward=backward) for backward in (False, True)]
+        found.append(_calls(run, threads))
     found += [_left_out(run), _means(run), _bounds(run)]
     return [sheet for sheet in found if sheet.rows]
 
 
 def _names(run: Run, threads: int, kind: Callable[[Problem], bool]) -> Sequence[str]:
-    """Return the contenders that took part in problems of one kind, but for the copies."""
+    """Return the contenders that took part in problems of one kind, but for the yardsticks."""
     names = dict.fromkeys(
         name
         for found in run.measured
         if kind(found.problem)
         for name in found.timings.get(threads, ())
     )
-    return [name for name in names if name not in (COPY, STREAMING_COPY)]
+    return [name for name in names if name not in YARDSTICKS]
 
 
-def _arrays(run: Run, threads: int) -> Sheet:
-    names = _names(run, threads, is_array)
+def _arrays(run: Run, threads: int, *, backward: bool) -> Sheet:
+    def belongs(problem: Problem) -> bool:
+        return is_array(problem) and problem.backward == backward
+
+    names = _names(run, threads, belongs)
     peers = [name for name in names if not name.startswith(FASTNORM)]
     tiers = [name for name in names if name.startswith(FASTNORM)]
     gains = threads == run.most_threads and 1 in run.threads and threads > 1
-    columns = ["problem", "MB", "copy", *tiers, *peers]
+    moves = ["reads", "pass"] if backward else ["copy"]
+    columns = ["problem", "MB", *moves, *tiers, *peers]
     if gains:
         columns.append("over 1 thread")
     rows = []
     for found in run.measured:
-        if not is_array(found.problem) or threads not in found.timings:
+        if not belongs(found.problem) or threads not in found.timings:
             continue
         timings = found.timings[threads]
-        copy, own = best_copy(timings), timings[FASTNORM]
+        move, own = yardstick(found.problem, timings, run.caches), timings[FASTNORM]
+        reads = ["2" if fits(found.problem, run.caches) else "4"] if backward else []
         row = [
             str(found.problem),
             f"{found.problem.nbytes / 1e6:.1f}",
-            f"{copy.best * 1e3:.3g}",
-            *(_pair(timings[name] / copy) for name in tiers),
+            *reads,
+            f"{move.best * 1e3:.3g}",
+            *(_pair(timings[name] / move) for name in tiers),
             *(_pair(timings[name] / own) if name in timings else "" for name in peers),
         ]
         if gains:
             row.append(f"{found.timings[1][FASTNORM].best / own.best:.2f}")
-        bound = copy_bound(found.problem, threads, run.caches)
+        bound = traffic_bound(found.problem, threads, run.caches)
         limit = f"{bound[1]:g} ({bound[0]})" if bound else ""
         rows.append([*row, limit, _judged(run, found, threads)])
-    return Sheet(f"Arrays, {in_words(threads)}", [*columns, "limit", "bounds"], rows)
+    title = "Backward" if backward else "Arrays"
+    return Sheet(f"{title}, {in_words(threads)}", [*columns, "limit", "bounds"], rows)
 
 
 def _calls(run: Run, threads: int) -> Sheet:
@@ -127,8 +138,8 @@ def _bounds(run: Run) -> Sheet:
     by_bound: dict[str, list[tuple[Problem | None, Verdict]]] = {}
     for problem, verdict in run.all_verdicts():
         by_bound.setdefault(verdict.bound, []).append((problem, verdict))
-    if run.mean_verdict is not None:
-        by_bound["mean"] = [(None, run.mean_verdict)]
+    for verdict in run.mean_verdicts:
+        by_bound[verdict.bound] = [(None, verdict)]
     rows = []
     for bound, meaning in BOUNDS.items():
         for limit in sorted({v.limit for _, v in by_bound.get(bound, ())}):
@@ -167,9 +178,10 @@ def _left_out(run: Run) -> Sheet:
 def _means(run: Run) -> Sheet:
     """Return the geometric means of the speed against each peer, by operation."""
     kinds: dict[str, Callable[[Problem], bool]] = {
-        "all": lambda problem: True,
-        "arrays": is_array,
-        "calls": lambda problem: not is_array(problem),
+        "all forward": lambda problem: not problem.backward,
+        "arrays": lambda problem: not problem.backward and is_array(problem),
+        "calls": lambda problem: not problem.backward and not is_array(problem),
+        "all backward": lambda problem: problem.backward,
     }
     for operation in OPERATIONS:
         kinds[operation] = partial(_is_of, operation)
@@ -185,7 +197,7 @@ def _means(run: Run) -> Sheet:
 
 
 def _is_of(operation: str, problem: Problem) -> bool:
-    return problem.case.operation == operation
+    return problem.operation == operation
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -22,7 +22,12 @@ from bench.measure import Session
 from bench.problems import Problem, lists
 from bench.results import Measured, Run
 
-CHOSEN = ["layer_norm bert 512x768", "group_norm sd 1x64x64x64 groups=32", "layer_norm bert 1x768"]
+CHOSEN = [
+    "layer_norm bert 512x768",
+    "group_norm sd 1x64x64x64 groups=32",
+    "layer_norm bert 1x768",
+    "layer_norm_backward bert 512x768",
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +71,11 @@ def test_run_writes_json(shown: str, folder: Path) -> None:
     first, *others = fastnorm.config()["isa_available"]
     ours = {"fastnorm", *(f"fastnorm {tier}" for tier in others)}
     copies = {"copy", "streaming copy"}
+    passes = {"pass", "streaming pass", "two passes", "streaming two passes"}
     threads = run.most_threads
     for found in run.measured:
-        small = {"fastnorm, new output"} if found.problem.nbytes < 10**6 else copies
+        moves = passes if found.problem.backward else copies
+        small = {"fastnorm, new output"} if found.problem.nbytes < 10**6 else moves
         assert set(found.timings[threads]) == ours | small | {"numpy"}
     assert first in run.machine["fastnorm"]
 
@@ -116,7 +123,7 @@ def test_list_prints_problems_by_list(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["--list", "--ops", "rms_norm", "--shapes", "llama-7b", "rms_norm own 3x5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "llama-7b:"
-    assert lines[1:-1] == [f"  {problem}" for problem in lists()["llama-7b"]]
+    assert lines[1:-1] == [f"  {p}" for p in lists()["llama-7b"] if not p.backward]
     assert lines[-1] == "rms_norm own 3x5"
 
 

@@ -19,9 +19,10 @@ from bench import clock
 from bench.clock import Contender, interleave
 from bench.measure import Session
 from bench.peers import PEERS, Bound, Peer, UnsupportedError, load
-from bench.problems import OPERATIONS, parse
+from bench.problems import BACKWARD, OPERATIONS, parse
 from bench.results import Measured, Run
 from bench.work import Work
+from fastnorm import _core
 
 
 def test_contenders_take_turns_and_begin_in_turn() -> None:
@@ -101,6 +102,17 @@ SMALL = [
     "instance_norm a 3x8x6x6 plain",
     "group_norm a 3x8x6x6 groups=4",
     "group_norm a 3x6x6x8:nhwc groups=4",
+    "layer_norm_backward a 7x96 f64",
+    "layer_norm_backward a 3x8x4x5:nchw",
+    "rms_norm_backward a 7x96 plain bf16",
+    "rms_norm_backward a 3x8x4x5:nchw",
+    "batch_norm_backward a 8x6x5x5",
+    "batch_norm_backward a 8x5x5x6:nhwc training",
+    "batch_norm_backward a 8x6x5x5 training memory=nhwc f16",
+    "instance_norm_backward a 3x8x6x6 plain",
+    "instance_norm_backward a 3x6x6x8:nhwc",
+    "group_norm_backward a 3x8x6x6 groups=4",
+    "group_norm_backward a 3x6x6x8:nhwc groups=4 bf16",
 ]
 
 
@@ -128,10 +140,12 @@ def test_peer_does_the_same_work_if_installed(name: str, tmp_path: Path) -> None
     if run.skipped:
         pytest.skip(run.skipped[name])
     reasons = [reason for found in run.measured for reason in found.left_out.values()]
-    assert not any("result" in reason for reason in reasons)
+    assert not any(reason.startswith("it") for reason in reasons)
     timed = [found for found in run.measured if name in found.timings[run.most_threads]]
     assert len(timed) + len(reasons) == len(SMALL)
-    assert {found.problem.case.operation for found in timed} == set(OPERATIONS)
+    without_backward = {"inference only"} <= set(reasons)
+    expected = set(OPERATIONS) - (set(BACKWARD) if without_backward else set())
+    assert {found.problem.operation for found in timed} == expected
 
 
 class Fake:
@@ -150,7 +164,10 @@ class Fake:
 
     def bind(self, work: Work, threads: int) -> Bound:
         """Bind the function."""
-        return Bound(lambda: self.result(work), np.asarray)
+        return Bound(
+            lambda: self.result(work),
+            lambda result: result if isinstance(result, tuple) else (np.asarray(result),),
+        )
 
 
 def correct(work: Work) -> object:
@@ -183,6 +200,77 @@ def test_only_those_who_do_the_work_are_timed(
     if reason is not None:
         assert list(found.left_out) == ["fake, one thread"]
         assert found.left_out["fake, one thread"].startswith(reason)
+
+
+def gradients(work: Work) -> tuple[np.ndarray, ...]:
+    """Return the right gradients in arrays of their own."""
+    return tuple(np.array(array) for array in work.call(new_output=True)())
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "reason"),
+    [
+        (0, lambda array: array, None),
+        (0, lambda array: array + np.float32(0.01), "its result differs by 0.0"),
+        (0, lambda array: array.astype(np.float64), "its result is (70, 96) float64"),
+        (1, lambda array: array.astype(np.float64), None),
+        (1, lambda array: array + np.float32(0.3), "its gradient of the weight differs by 0.0"),
+        (1, lambda array: array[1:], "its gradient of the weight is (95,) float32"),
+        (2, lambda array: array * np.nan, "its gradient of the bias differs by nan"),
+        (2, lambda array: None, "it has 2 results instead of 3"),
+    ],
+)
+def test_all_gradients_are_checked(
+    which: int, change: Callable[[np.ndarray], np.ndarray | None], reason: str | None
+) -> None:
+    def result(work: Work) -> object:
+        found: list[np.ndarray | None] = list(gradients(work))
+        found[which] = change(found[which])
+        return tuple(array for array in found if array is not None)
+
+    found = measure("layer_norm_backward a 70x96", {"fake": Fake(result)})
+    assert ("fake" in found.timings[1]) == (reason is None)
+    if reason is not None:
+        assert found.left_out["fake, one thread"].startswith(reason)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_passes_read_both_arrays_and_write_one(threads: int, twice: bool, stream: bool) -> None:
+    rng = np.random.default_rng(5)
+    before = fastnorm.get_num_threads()
+    fastnorm.set_num_threads(threads)
+    try:
+        for size in (0, 1, 63, 1000, 8193, 10_007):
+            grad, x, memory = rng.integers(0, 256, (3, size + 3), dtype=np.uint8)
+            out, expected = memory[3:], grad[:-3] ^ x[1:-2]
+            _core.parallel_pass(grad[:-3], x[1:-2], out, stream=stream, twice=twice)
+            np.testing.assert_array_equal(out, expected)
+            _core.parallel_copy(x[1:-2], out, stream=stream)
+            np.testing.assert_array_equal(out, x[1:-2])
+    finally:
+        fastnorm.set_num_threads(before)
+
+
+def test_passes_take_arrays_of_one_size() -> None:
+    x, short = np.zeros(8), np.zeros(7)
+    for arrays in ((short, x, x), (x, short, x), (x, x, short), (x, x, np.zeros(16)[::2])):
+        with pytest.raises(ValueError, match="contiguous arrays of the same size"):
+            _core.parallel_pass(*arrays)
+
+
+def test_yardsticks_are_of_the_same_traffic() -> None:
+    forward = Work.of(parse("layer_norm a 7x96")).yardsticks()
+    assert set(forward) == {"copy", "streaming copy"}
+    work = Work.of(parse("layer_norm_backward a 7x96"))
+    backward = work.yardsticks()
+    assert set(backward) == {"pass", "streaming pass", "two passes", "streaming two passes"}
+    expected = work.grad.view("i4") ^ work.data.x.view("i4")
+    for call in backward.values():
+        work.data.out[...] = 0
+        call()
+        np.testing.assert_array_equal(work.data.out.view("i4"), expected)
 
 
 def test_all_use_the_same_threads() -> None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 pytest.importorskip("bench", reason="the benchmark is only in the repository")
 
-from bench.problems import OPERATIONS, Problem, ProblemError, lists, parse, select
+from bench.problems import (
+    BACKWARD,
+    FORWARD,
+    OPERATIONS,
+    Problem,
+    ProblemError,
+    lists,
+    parse,
+    select,
+)
 from bench.work import Work
 
 LISTED = [problem for problems in lists().values() for problem in problems]
@@ -44,9 +54,37 @@ def test_memory_may_be_in_another_order() -> None:
     assert work.data.x.transpose(problem.axes).shape == (2, 3, 4, 5)
 
 
+def test_backward_is_an_operation() -> None:
+    text = "group_norm_backward sd 2x64x48x320:nhwc groups=32 bf16"
+    problem = parse(text)
+    assert problem.backward
+    assert problem.operation == "group_norm_backward"
+    assert problem.case == parse(text.replace("_backward", "")).case
+    assert str(problem) == text
+    assert str(problem.shrunk(2**14)).startswith("group_norm_backward sd ")
+    assert parse("rms_norm_backward a 2x3x4").case.layout == "NLC"
+    assert parse("batch_norm_backward a 2x3x4 training").case.training
+    assert not parse("layer_norm a 2x3").backward
+
+
+def test_work_of_a_backward_has_what_the_forward_gives() -> None:
+    work = Work.of(parse("group_norm_backward a 2x6x4x4 groups=3 memory=nhwc"))
+    assert work.saved is not None
+    assert work.grad.shape == work.data.x.shape == (2, 4, 4, 6)
+    assert [array.shape for array in work.saved.stats] == [(2, 3), (2, 3)]
+    mean, rstd = work.saved.stats
+    x = work.data.x.transpose(0, 3, 1, 2).reshape(2, 3, -1)
+    np.testing.assert_allclose(mean, x.mean(-1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rstd, 1 / x.std(-1), rtol=1e-3)
+    assert len(Work.of(parse("rms_norm_backward a 5x7")).saved.stats) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("layer_norm_backwards bert 4x4", "no operation 'layer_norm_backwards'"),
+        ("group_norm_backward sd 1x4x8x8", "a group norm needs groups=N"),
+        ("layer_norm_backward bert 4x4 training", "training is for batch_norm"),
         ("layer_norm bert", "write operation, network and shape"),
         ("layernorm bert 4x4", "no operation 'layernorm'; there are batch_norm"),
         ("layer_norm 4x4 f16", "'4x4' stands where the network's name belongs"),
@@ -76,8 +114,8 @@ def test_bad_problem_is_explained(text: str, reason: str) -> None:
 
 def test_lists_cover_what_a_network_meets() -> None:
     assert len(LISTED) == len(set(LISTED))
-    assert {p.case.operation for p in LISTED} == set(OPERATIONS)
-    for operation in OPERATIONS:
+    assert {p.operation for p in LISTED} == set(OPERATIONS)
+    for operation in FORWARD:
         mine = [p.case for p in LISTED if p.case.operation == operation]
         assert {case.dtype for case in mine} == {"float32", "float64", "float16", "bfloat16"}
     assert {p.memory for p in LISTED if p.memory != p.case.layout} == {"NHWC"}
@@ -95,8 +133,19 @@ def test_shapes_are_lists_problems_or_parts() -> None:
     assert select() == LISTED
 
 
+def test_backwards_are_chosen_by_a_word() -> None:
+    assert set(select(["backward"])) == {p for p in LISTED if p.backward}
+    assert {p.operation for p in select(["backward"])} == set(BACKWARD)
+    # Only of networks that are trained by what is listed, and with the forward beside it.
+    forward = {str(p) for p in LISTED if not p.backward}
+    others = [p for p in select(["backward"]) if p.case.layer != "digits"]
+    assert all(str(p).replace("_backward", "") in forward for p in others)
+
+
 def test_operations_are_chosen_from_shapes() -> None:
-    assert {p.case.operation for p in select([], ["rms_norm"])} == {"rms_norm"}
+    assert {p.operation for p in select([], ["rms_norm"])} == {"rms_norm"}
+    mine = select(["resnet50"], ["batch_norm_backward"])
+    assert {p.operation for p in mine} == {"batch_norm_backward"}
     small = select(["decoding"], ["group_norm", "instance_norm"])
     assert [p.case.operation for p in small] == ["group_norm", "instance_norm"]
 

@@ -11,10 +11,9 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
-from bench.work import Call, Work
-from fastnorm._demo import Array
+from bench.work import Call, Outputs, Work
 
 PEERS: Mapping[str, str] = {
     "torch": "eager_torch",
@@ -41,12 +40,14 @@ class Bound:
     ----------
     call : callable
         Does the work and returns when it is done.
-    output : callable
-        Makes an array of what `call` returned, its axes in the order of memory.
+    outputs : callable
+        Makes arrays of what `call` returned: the result, or the gradient of the input, with the
+        axes in the order of memory; after the latter the gradient of the weight and, except for
+        RMS norm, that of the bias.
     """
 
     call: Call
-    output: Callable[[object], Array]
+    outputs: Callable[[Any], Outputs]
 
 
 class Peer(Protocol):

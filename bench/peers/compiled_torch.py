@@ -6,7 +6,7 @@ import os
 import shutil
 from functools import partial
 
-from bench.peers import Bound, UnsupportedError
+from bench.peers import Bound, UnsupportedError, torch_backward
 from bench.peers.eager_torch import Torch
 from bench.work import Work
 
@@ -14,7 +14,10 @@ from bench.work import Work
 class CompiledTorch(Torch):
     """torch's functions, compiled for the one shape before they are timed."""
 
-    note = "makes a new output in each call; compiled beforehand, for the one shape"
+    note = (
+        "makes a new output in each call; compiled beforehand, for the one shape; backward: "
+        "autograd.grad of a compiled forward that was done before"
+    )
 
     def __init__(self) -> None:
         # Workers that compile in the background would still be there when times are taken.
@@ -30,10 +33,17 @@ class CompiledTorch(Torch):
             self.torch._dynamo.reset()
             self._last = work
         function, arguments = self.function(work)
-        compiled = self.torch.compile(function, dynamic=False, fullgraph=True)
-        call = partial(compiled, *arguments)
-        call()
-        return Bound(call, partial(self.array, work))
+        function = self.torch.compile(function, dynamic=False, fullgraph=True)
+        if work.problem.backward:
+            # A graph whose backward is done many times may not give its memory away.
+            with self.torch._functorch.config.patch(donated_buffer=False):
+                function, arguments = torch_backward.autograd(self, work, function, arguments)
+                call = partial(function, *arguments)
+                call()
+        else:
+            call = partial(function, *arguments)
+            call()
+        return Bound(call, partial(self.outputs, work))
 
 
 def make(threads: int) -> CompiledTorch:

@@ -1,4 +1,4 @@
-"""torch, eager: the functions of ``torch.nn.functional``."""
+"""torch, eager: the functions of ``torch.nn.functional``, and their backward."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from bench.peers import Bound
-from bench.work import MOMENTUM, Work
+from bench.peers import Bound, torch_backward
+from bench.work import MOMENTUM, Outputs, Work
 from fastnorm._demo import EPS, Array, scalar_type
 
 
@@ -16,7 +16,10 @@ class Torch:
     """torch; NHWC goes to it as ``channels_last`` memory."""
 
     versions: tuple[str, ...] = ("torch",)
-    note = "makes a new output in each call"
+    note = (
+        "makes a new output in each call; backward: native_*_backward alone, with saved "
+        "statistics; of RMS and instance norm autograd.grad of a forward that was done before"
+    )
 
     def __init__(self) -> None:
         self.torch: Any = import_module("torch")
@@ -29,22 +32,28 @@ class Torch:
 
     def bind(self, work: Work, threads: int) -> Bound:
         """Return a call of the function."""
-        function, arguments = self.function(work)
-        return Bound(partial(function, *arguments), partial(self.array, work))
+        function, arguments = (
+            torch_backward.kernel(self, work) if work.problem.backward else self.function(work)
+        )
+        return Bound(partial(function, *arguments), partial(self.outputs, work))
 
     def function(self, work: Work) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return the function that does the work, and its arguments."""
+        """Return the function that does the forward, and its arguments."""
         functional = self.torch.nn.functional
         case, data = work.problem.case, work.data
-        x, weight, bias = map(self.tensor, (data.x, work.weight, work.bias))
+        parameters = work.weight, work.bias
+        if work.problem.backward:
+            # Gradients of both are wanted, whether there are both or not.
+            parameters = work.neutral_weight, work.neutral_bias
+        x, weight, bias = map(self.tensor, (data.x, *parameters))
         if work.operation in ("layer_norm", "rms_norm"):
             function = getattr(functional, work.operation)
             if not work.channels_last:
                 function = _over_channels(function)
             size = (x.shape[work.channel_axis],)
-            parameters = (weight,) if work.operation == "rms_norm" else (weight, bias)
-            return function, (x, size, *parameters, EPS)
-        x = x.movedim(work.channel_axis, 1)
+            affine = (weight,) if work.operation == "rms_norm" else (weight, bias)
+            return function, (x, size, *affine, EPS)
+        x = self.channels_second(work, x)
         if work.operation == "group_norm":
             return functional.group_norm, (x, case.num_groups, weight, bias, EPS)
         if work.operation == "instance_norm":
@@ -61,6 +70,19 @@ class Torch:
         if array is not None and array.dtype.name == "bfloat16":
             return self.torch.from_numpy(array.view("i2")).view(self.torch.bfloat16)
         return None if array is None else self.torch.from_numpy(array)
+
+    def channels_second(self, work: Work, tensor: Any) -> Any:
+        """Move the channels to axis 1, where functions other than layer and RMS norm want them."""
+        if work.operation in ("layer_norm", "rms_norm"):
+            return tensor
+        return tensor.movedim(work.channel_axis, 1)
+
+    def outputs(self, work: Work, result: Any) -> Outputs:
+        """Return the results as arrays."""
+        if not work.problem.backward:
+            return (self.array(work, result),)
+        first, *others = result
+        return (self.array(work, first), *(values.double().numpy() for values in others))
 
     def array(self, work: Work, result: Any) -> Array:
         """Return the result as an array, its axes in the order of memory."""

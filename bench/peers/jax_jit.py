@@ -1,4 +1,4 @@
-"""jax: the textbook formula, compiled by ``jax.jit``."""
+"""jax: the textbook formula, and its derivative by ``jax.vjp``, compiled by ``jax.jit``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bench.peers import Bound, UnsupportedError
-from bench.work import MOMENTUM, Work
-from fastnorm._demo import EPS, Array
+from bench.work import MOMENTUM, Outputs, Work
+from fastnorm._demo import EPS
 
 
 class Jax:
@@ -20,7 +20,8 @@ class Jax:
     versions = ("jax",)
     note = (
         "makes a new output in each call (its input is not donated: the next call needs it); its "
-        "threads are as many as the most that --threads asks for, and cannot be changed"
+        "threads are as many as the most that --threads asks for, and cannot be changed; backward: "
+        "what jax.vjp of a compiled forward that was done before returned, compiled"
     )
 
     def __init__(self, threads: int) -> None:
@@ -44,18 +45,39 @@ class Jax:
             None if values is None else self.numpy.asarray(work.along_channels(values))
             for values in (work.weight, work.bias, data.running_mean, data.running_var)
         ]
-        arguments = self.numpy.asarray(data.x), *parameters
-        compiled = self.jax.jit(partial(_normalised, self.jax, work)).lower(*arguments).compile()
+        arguments: tuple[Any, ...] = self.numpy.asarray(data.x), *parameters
+        function = self.jax.jit(partial(_normalised, self.jax, work))
+        if work.problem.backward:
+            function, arguments = self.derivative(work, function, arguments)
+        compiled = function.lower(*arguments).compile()
         ready = self.jax.block_until_ready
 
         def call() -> Any:
             return ready(compiled(*arguments))
 
-        return Bound(call, _first)
+        return Bound(call, partial(_outputs, work))
+
+    def derivative(
+        self, work: Work, function: Any, arguments: tuple[Any, ...]
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Do the forward, and return the function that goes back, and its arguments."""
+        x, weight, bias, *running = arguments
+        weight = self.numpy.asarray(work.along_channels(work.neutral_weight))
+        inputs = [x, weight]
+        if work.operation != "rms_norm":
+            inputs.append(self.numpy.zeros_like(weight) if bias is None else bias)
+
+        def result(x: Any, weight: Any, bias: Any = None) -> Any:
+            return function(x, weight, bias, *running)[0]
+
+        # What the forward saves is a part of `pull`, which counts as a tree of arrays.
+        _, pull = self.jax.vjp(result, *inputs)
+        return self.jax.jit(lambda pull, grad: pull(grad)), (pull, self.numpy.asarray(work.grad))
 
 
-def _first(result: Any) -> Array:
-    return np.asarray(result[0])
+def _outputs(work: Work, result: Any) -> Outputs:
+    first, *others = map(np.asarray, result)
+    return (first, *(values.reshape(-1) for values in others if work.problem.backward))
 
 
 def _normalised(

@@ -40,7 +40,7 @@ class OnnxRuntime:
 
     def bind(self, work: Work, threads: int) -> Bound:
         """Make a session, bound to the arrays."""
-        if work.training:
+        if work.training or work.problem.backward:
             raise UnsupportedError("inference only")
         settings = self.onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
@@ -56,7 +56,7 @@ class OnnxRuntime:
             (binding.bind_output, "y", work.data.out),
         ):
             bind(name, "cpu", 0, element, shape, array.ctypes.data)
-        return Bound(partial(session.run_with_iobinding, binding), lambda _: work.data.out)
+        return Bound(partial(session.run_with_iobinding, binding), lambda _: (work.data.out,))
 
     def element_type(self, array: Array) -> int:
         """Return ONNX's number of the dtype."""

@@ -32,7 +32,7 @@ class OpenVino:
 
     def bind(self, work: Work, threads: int) -> Bound:
         """Compile a model, and give it the arrays."""
-        if work.training:
+        if work.training or work.problem.backward:
             raise UnsupportedError("inference only")
         precision = _PRECISIONS.get(work.data.x.dtype.name)
         if precision is None:
@@ -52,7 +52,7 @@ class OpenVino:
         request.set_output_tensor(self.tensor(work.data.out, precision))
 
         call = partial(request.infer, share_inputs=True, share_outputs=True)
-        return Bound(call, lambda _: work.data.out)
+        return Bound(call, lambda _: (work.data.out,))
 
     def tensor(self, array: Array, precision: str) -> Any:
         """Return a tensor on the array's memory."""

@@ -141,4 +141,8 @@ cdef extern from "kernels/threads.h" nogil:
     bint built_with_openmp()
     const char *built_with_compiler()
     const char *built_version()
+
+cdef extern from "kernels/yardstick.h" nogil:
     void copy_bytes(const char *src, char *dst, ptrdiff_t count, bint stream)
+    void combine_bytes(const char *a, const char *b, char *dst, ptrdiff_t count, bint stream)
+    void read_bytes(const char *a, const char *b, ptrdiff_t count)

@@ -1,6 +1,5 @@
 #include "threads.h"
 #include <stdlib.h>
-#include <string.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -11,10 +10,6 @@ static int omp_get_num_procs(void) { return 1; }
 
 #ifndef _WIN32
 #include <pthread.h>
-#endif
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
 #endif
 
 static int chosen, at_start, asked_by_environment, forked;
@@ -64,21 +59,3 @@ const char *built_with_compiler(void) {
 }
 
 const char *built_version(void) { return FASTNORM_VERSION; }
-
-void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream) {
-    ptrdiff_t i = 0;
-#if defined(__SSE2__)
-    if (stream) {
-        for (; i < bytes && (size_t)(to + i) % 16; i++)
-            to[i] = from[i];
-        for (; i + 64 <= bytes; i += 64)
-            for (int k = 0; k < 64; k += 16)
-                _mm_stream_si128((__m128i *)(to + i + k),
-                                 _mm_loadu_si128((const __m128i *)(from + i + k)));
-        _mm_sfence();
-    }
-#else
-    (void)stream;
-#endif
-    memcpy(to + i, from + i, (size_t)(bytes - i));
-}

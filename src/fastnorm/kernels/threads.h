@@ -2,8 +2,6 @@
 #ifndef FASTNORM_THREADS_H
 #define FASTNORM_THREADS_H
 
-#include <stddef.h>
-
 /* Call once, before the others. */
 void threads_init(void);
 
@@ -18,8 +16,5 @@ int threads_get(void);
 int built_with_openmp(void);
 const char *built_with_compiler(void);
 const char *built_version(void);
-
-/* Copy a share of bytes: the yardstick of the benchmarks.  stream: past the cache. */
-void copy_bytes(const char *from, char *to, ptrdiff_t bytes, int stream);
 
 #endif
