@@ -120,6 +120,8 @@ cdef void execute_backward(const GradJob *job, int threads) noexcept nogil:
             for_grad_ranges(grad_rows_fused, job, units, threads)
         else:
             for_grad_ranges(grad_rows_apply, job, units * plan.apply.chunks, threads)
+    if job.b.tables == job.weight:
+        return
     # Tables can be added up by ranges of parameters; the rest is a few numbers for each run.
     if plan.param_vector and not plan.columns:
         for_grad_ranges(grad_param_range, job, job.b.params, threads)
@@ -190,7 +192,7 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     cdef cnp.ndarray y, source = x, result, given_mean, given_rstd, w
     cdef ptrdiff_t total = cnp.PyArray_SIZE(x), itemsize = cnp.PyArray_ITEMSIZE(x)
     cdef ptrdiff_t params = cnp.PyArray_MultiplyList(shape, ndim)
-    cdef bint planned, direct
+    cdef bint planned, direct, single = False
     cdef int threads = 1
 
     y = result = new_like(x) if out is None else <cnp.ndarray> out
@@ -248,7 +250,13 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
         job.bias = job.weight + params
         job.b.sums = <GradSums *> room(job.b.sums_count, sizeof(GradSums))
         job.b.stats = <GradStat *> room(job.b.stats_count, sizeof(GradStat))
-        job.b.tables = <double *> room(job.b.tables_count, sizeof(double))
+        # The only table there is has the results.
+        single = job.b.tables_count == 2 * params and (
+            not plan.columns or job.b.row_params == params
+        )
+        job.b.tables = (
+            job.weight if single else <double *> room(job.b.tables_count, sizeof(double))
+        )
         if total < KEEP_GIL_BELOW:
             execute_backward(&job, threads)
         else:
@@ -262,10 +270,11 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
             parameter_gradient(job.bias, &order, code, ndim, shape),
         )
     finally:
-        free(job.weight)
         free(job.b.sums)
         free(job.b.stats)
-        free(job.b.tables)
+        if not single:
+            free(job.b.tables)
+        free(job.weight)
 
 
 cdef void *room(ptrdiff_t count, size_t size) except? NULL:

@@ -46,7 +46,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const void *mean
         const void *rstd
         bint wide, constant, fused
-        ptrdiff_t params, strips, tasks, pieces
+        ptrdiff_t params, strips, tasks, pieces, row_params
         GradSums *sums
         GradStat *stats
         double *tables
