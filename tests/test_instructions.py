@@ -131,7 +131,11 @@ def test_rows_have_names_of_their_own() -> None:
 
 
 def test_words_choose_what_is_counted() -> None:
-    assert {count.kernel for count in counts(["rows_apply"])} == {"rows_apply"}
+    assert {count.kernel for count in counts(["rows_apply"])} == {
+        "rows_apply",
+        "grad_rows_apply",
+    }
+    assert {count.kernel for count in counts(["gather"])} == {"grad_rows_gather"}
     assert {count.dtype for count in counts(["BFLOAT16"])} == {"bfloat16"}
     assert counts(["nothing of that name"]) == []
 
@@ -279,7 +283,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("driver")
     (folder / "stub.c").write_text(STUB)
     sources = [folder / "stub.c", ROOT / "bench" / "instructions" / "driver.c"]
-    sources += [KERNELS / name for name in ("dispatch.c", "layout.c", "moments.c")]
+    sources += [KERNELS / name for name in ("backward.c", "dispatch.c", "layout.c", "moments.c")]
     subprocess.run(
         ["cc", "-O1", f"-DLOOP={LOOP}", f"-I{KERNELS}", *sources, "-o", folder / "driver", "-lm"],
         check=True,
@@ -324,6 +328,11 @@ def test_every_line_can_be_set_up(driver: Path) -> None:
         ("rows_fused float8 - 8", "no such dtype: float8"),
         ("rows_fused float32 - 8 8k", "rows_fused: the axes are columns"),
         ("columns_fused float32 - 8k 8", "columns_fused: the axes are rows"),
+        ("grad_rows_fused float32 c 64 64kp", "grad_rows_fused: the axes are columns"),
+        ("grad_columns_apply float32 c 8k 8p", "grad_columns_apply: the axes are rows"),
+        ("grad_rows_apply float32 c 8k 64p", "grad_rows_apply: parameters along the rows"),
+        ("grad_rows_gather float32 c 2 4kp 49", "grad_rows_gather: no parameters along the rows"),
+        ("grad_rows_gather float32 c 2k 600000p", "grad_rows_gather: these axes take two passes"),
         ("rows_fused float32", "not KERNEL DTYPE FLAGS AXES: rows_fused float32"),
     ],
 )

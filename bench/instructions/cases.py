@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 ROWS = ("rows_fused", "rows_measure", "rows_apply")
 COLUMNS = ("columns_fused", "columns_measure", "columns_apply")
+GRAD_ROWS = ("grad_rows_fused", "grad_rows_measure", "grad_rows_apply")
+GRAD_GATHER = ("grad_rows_gather", "grad_rows_measure")
+GRAD_COLUMNS = ("grad_columns_fused", "grad_columns_measure", "grad_columns_apply")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 STREAMED = ("float32", "float64")
 
@@ -84,6 +87,19 @@ CASES: Sequence[Case] = (
     Case("layer norm over 32 of 32 x 98", "1k 32p 98k", "cpwb", ("columns_fused", "columns_apply")),
     Case("a parameter of 4096", "4096p", "", ("widen",), ("float32", "float16", "bfloat16")),
     Case("a parameter of 4096", "4096p", "", ("to_float",), ("float64", "float16", "bfloat16")),
+    # The backward pass: no bias, and nothing depends on 'p'.
+    Case("layer norm, 2 x 768", "2k 768p", "cw", GRAD_GATHER),
+    Case("layer norm, 2 x 768, streaming", "2k 768p", "cws", GRAD_GATHER[:1], STREAMED),
+    Case("layer norm, 16 x 96", "16k 96p", "cw", GRAD_GATHER[:1]),
+    Case("RMS norm, 2 x 768", "2k 768p", "w", GRAD_GATHER),
+    Case("instance norm, 2 x 56x56", "1k 2kp 3136", "cw", GRAD_ROWS[:1]),
+    Case("batch norm, 2 x 56x56", "1 2kp 3136", "cw", GRAD_ROWS[1:]),
+    Case("batch norm, 8 x 4 x 7x7", "8 4kp 49", "cw", GRAD_ROWS),
+    Case("group norm, 1 x 2x8 x 14x14", "1k 2kp 8sp 196", "cw", GRAD_ROWS[:1]),
+    Case("batch norm, 64 x 64", "64 64kp", "cw", GRAD_COLUMNS),
+    Case("batch norm, 1024 x 3", "1024 3kp", "cw", GRAD_COLUMNS),
+    Case("group norm, 8x8 x 8x8", "1k 64 8kp 8sp", "cw", GRAD_COLUMNS[:1]),
+    Case("layer norm over 32 of 32 x 98", "1k 32p 98k", "cw", GRAD_COLUMNS),
 )
 
 

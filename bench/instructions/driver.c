@@ -10,7 +10,9 @@
  *     rows_apply float32 cpwb 8k 768p
  *
  * Flags: centre, precise, weight, bias, stream (as in Plan).  An axis is its size and roles: kept,
- * param, split (as in layout.h).  The memory is in C order. */
+ * param, split (as in layout.h).  The memory is in C order.  Kernels of the backward pass, whose
+ * names begin with grad, make gradients of parameters whether there is a weight or not. */
+#include "backward.h"
 #include "layout.h"
 #include <signal.h>
 #include <stdint.h>
@@ -18,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 256, PAGE = 4096, NUMPY_OFFSET = 16 };
+enum { LINE = 256, PAGE = 4096, NUMPY_OFFSET = 16, MANY_THREADS = 1 << 20 };
 
 static const char *const dtype_names[DTYPES] = {"float32", "float64", "float16", "bfloat16"};
 static const ptrdiff_t itemsizes[DTYPES] = {4, 8, 2, 2};
@@ -30,6 +32,7 @@ typedef struct {
     Moments *moments;
     Stat *stats;
     void *converted;
+    Backward b;
     ptrdiff_t total, chunks, strips;
 } Work;
 
@@ -38,48 +41,8 @@ static void die(const char *what, const char *which) {
     exit(2);
 }
 
-/* ---- one function for each line of kernels.def: all that there is to do, as in _execute.pxi */
-
-static void run_rows_fused(const Work *w) {
-    w->kernels->rows_fused(&w->plan, 0, w->plan.kept.count, NULL);
-}
-
-static void run_rows_measure(const Work *w) {
-    const ptrdiff_t chunks = w->plan.measure.chunks;
-    for (ptrdiff_t i = 0; i < w->plan.kept.count * chunks; i++)
-        w->kernels->rows_measure(&w->plan, i / chunks, i % chunks, &w->moments[i]);
-}
-
-static void run_rows_apply(const Work *w) {
-    const ptrdiff_t chunks = w->plan.apply.chunks;
-    for (ptrdiff_t i = 0; i < w->plan.kept.count * chunks; i++)
-        w->kernels->rows_apply(&w->plan, w->stats, i / chunks, i % chunks);
-}
-
-static void run_columns_fused(const Work *w) {
-    for (ptrdiff_t i = 0; i < w->plan.kept.count * w->strips; i++)
-        w->kernels->columns_fused(&w->plan, i / w->strips, i % w->strips, NULL);
-}
-
-static void run_columns_measure(const Work *w) {
-    for (ptrdiff_t i = 0; i < w->plan.kept.count * w->chunks * w->strips; i++) {
-        const ptrdiff_t tile = i / w->strips;
-        w->kernels->columns_measure(&w->plan, tile / w->chunks, i % w->strips, tile % w->chunks,
-                                    w->moments);
-    }
-}
-
-static void run_columns_apply(const Work *w) {
-    for (ptrdiff_t i = 0; i < w->plan.kept.count * w->chunks * w->strips; i++) {
-        const ptrdiff_t tile = i / w->strips;
-        w->kernels->columns_apply(&w->plan, w->stats, tile / w->chunks, i % w->strips,
-                                  tile % w->chunks);
-    }
-}
-
-static void run_widen(const Work *w) { w->kernels->widen(w->plan.x, w->converted, w->total); }
-
-static void run_to_float(const Work *w) { w->kernels->to_float(w->plan.x, w->converted, w->total); }
+/* One function for each line of kernels.def. */
+#include "runs.inc"
 
 typedef void Run(const Work *);
 
@@ -139,7 +102,10 @@ static void *room(ptrdiff_t bytes) {
     return p + NUMPY_OFFSET;
 }
 
-static void release(const void *p) { free((char *)p - NUMPY_OFFSET); }
+static void release(const void *p) {
+    if (p)
+        free((char *)p - NUMPY_OFFSET);
+}
 
 /* Numbers of all digits that a type has, between 0.25 and 2, of both signs: round ones would take
  * ways through the kernels that are rare with real data. */
@@ -169,6 +135,18 @@ static void fill(void *to, int dtype, ptrdiff_t count, uint64_t random) {
 static const void *parameter(int dtype, ptrdiff_t count, uint64_t random) {
     void *p = room(count * (ptrdiff_t)sizeof(double));
     fill(p, dtype == F64 ? F64 : F32, count, random);
+    return p;
+}
+
+/* As many times the same, likewise. */
+static const void *statistic(int dtype, ptrdiff_t count, double value) {
+    void *p = room(count * (ptrdiff_t)sizeof(double));
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (dtype == F64)
+            ((double *)p)[i] = value;
+        else
+            ((float *)p)[i] = (float)value;
+    }
     return p;
 }
 
@@ -219,9 +197,62 @@ static ptrdiff_t set_strides(Axis *axes, int n, ptrdiff_t itemsize, int has_para
     return param;
 }
 
+static void set_up_forward(Work *w, ptrdiff_t itemsize) {
+    Plan *plan = &w->plan;
+    layout_schedule(plan, itemsize, 1);
+    w->chunks = plan->chunks + (plan->tail_rows > 0);
+    w->strips = plan->columns ? (plan->width + plan->strip - 1) / plan->strip : 0;
+    const ptrdiff_t moments =
+        plan->kept.count * (plan->columns ? w->chunks * plan->width : plan->measure.chunks);
+    w->moments = room(moments * (ptrdiff_t)sizeof(Moments));
+    w->stats = room(plan->stats * (ptrdiff_t)sizeof(Stat));
+    for (ptrdiff_t i = 0; i < plan->stats; i++)
+        w->stats[i] = (Stat){.mean = 0.1, .var = 1.3, .rstd = 0.9};
+    w->converted = room(w->total * (ptrdiff_t)sizeof(double));
+}
+
+/* As in _backward.pxi.  Threads without number leave no statistic to a single one of them, so that
+ * there are two passes. */
+static void set_up_backward(Work *w, const char *kernel, int dtype, ptrdiff_t params) {
+    Plan *plan = &w->plan;
+    Backward *b = &w->b;
+    const int gathers = !strcmp(kernel, "grad_rows_gather");
+    const int fused = gathers || strstr(kernel, "fused") != NULL;
+    if (!plan->columns && strcmp(kernel, "grad_rows_measure") && gathers != plan->param_vector)
+        die(kernel, gathers ? "no parameters along the rows" : "parameters along the rows");
+    void *grad = room(w->total * itemsizes[dtype]);
+    fill(grad, dtype, w->total, 4);
+    b->grad = grad;
+    b->mean = statistic(dtype, plan->stats, 0.1);
+    b->rstd = statistic(dtype, plan->stats, 0.9);
+    b->wide = dtype == F64;
+    b->params = params;
+    backward_schedule(b, plan, itemsizes[dtype], fused ? 1 : MANY_THREADS);
+    if (fused != b->fused)
+        die(kernel, fused ? "these axes take two passes" : "these axes take one pass");
+    if (b->sums_count)
+        b->sums = room(b->sums_count * (ptrdiff_t)sizeof(GradSums));
+    if (b->stats_count)
+        b->stats = room(b->stats_count * (ptrdiff_t)sizeof(GradStat));
+    for (ptrdiff_t i = 0; i < b->stats_count; i++)
+        b->stats[i] = (GradStat){.shift = 0.001, .g = 0.01, .gx = 0.02};
+    if (b->tables_count)
+        b->tables = room(b->tables_count * (ptrdiff_t)sizeof(double));
+}
+
+static void tear_down(const Work *w) {
+    const void *const rooms[] = {w->plan.x, w->plan.y,    w->plan.weight, w->plan.bias, w->moments,
+                                 w->stats,  w->converted, w->b.grad,      w->b.mean,    w->b.rstd,
+                                 w->b.sums, w->b.stats,   w->b.tables};
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++)
+        release(rooms[i]);
+}
+
 static void run_line(const char *kernel, int dtype, const char *flags, char *text, int tier,
                      int by_steps) {
     const ptrdiff_t itemsize = itemsizes[dtype];
+    const int backward = !strncmp(kernel, "grad_", 5);
+    const char *family = kernel + (backward ? 5 : 0);
     Work w = {.kernels = isa_kernels(tier, dtype)};
     Plan *plan = &w.plan;
     Order order;
@@ -235,7 +266,7 @@ static void run_line(const char *kernel, int dtype, const char *flags, char *tex
 
     const int n = read_axes(axes, text);
     const int has_weight = strchr(flags, 'w') != NULL, has_bias = strchr(flags, 'b') != NULL;
-    const ptrdiff_t params = set_strides(axes, n, itemsize, has_weight || has_bias);
+    const ptrdiff_t params = set_strides(axes, n, itemsize, has_weight || has_bias || backward);
     w.total = axes[0].size * axes[0].x / itemsize;
 
     void *x = room(w.total * itemsize);
@@ -244,42 +275,26 @@ static void run_line(const char *kernel, int dtype, const char *flags, char *tex
     plan->y = room(w.total * itemsize);
     if (!layout_plan(plan, &order, axes, n, itemsize, 0))
         die("no axes that can be walked", kernel);
-    if (!strncmp(kernel, plan->columns ? "rows" : "columns", 4))
+    if (!strncmp(family, plan->columns ? "rows" : "columns", 4))
         die(kernel, plan->columns ? "the axes are columns" : "the axes are rows");
     plan->centre = strchr(flags, 'c') != NULL;
     plan->precise = dtype != F64 && strchr(flags, 'p') != NULL;
-    plan->stream = itemsize >= 4 && strchr(flags, 's') != NULL;
+    plan->stream = (itemsize >= 4 || backward) && strchr(flags, 's') != NULL;
     plan->eps = 1e-5;
     plan->floor = 0;
     plan->weight = has_weight ? parameter(dtype, params, 2) : NULL;
     plan->bias = has_bias ? parameter(dtype, params, 3) : NULL;
-    layout_schedule(plan, itemsize, 1);
-
-    w.chunks = plan->chunks + (plan->tail_rows > 0);
-    w.strips = plan->columns ? (plan->width + plan->strip - 1) / plan->strip : 0;
-    const ptrdiff_t moments =
-        plan->kept.count * (plan->columns ? w.chunks * plan->width : plan->measure.chunks);
-    w.moments = room(moments * (ptrdiff_t)sizeof(Moments));
-    w.stats = room(plan->stats * (ptrdiff_t)sizeof(Stat));
-    for (ptrdiff_t i = 0; i < plan->stats; i++)
-        w.stats[i] = (Stat){.mean = 0.1, .var = 1.3, .rstd = 0.9};
-    w.converted = room(w.total * (ptrdiff_t)sizeof(double));
+    if (backward)
+        set_up_backward(&w, kernel, dtype, params);
+    else
+        set_up_forward(&w, itemsize);
 
     run(&w); /* the first call of a library function also links it */
     if (by_steps)
         count_by_steps(run, &w);
     else
         counted(run, &w);
-
-    release(x);
-    release(plan->y);
-    release(w.moments);
-    release(w.stats);
-    release(w.converted);
-    if (has_weight)
-        release(plan->weight);
-    if (has_bias)
-        release(plan->bias);
+    tear_down(&w);
 }
 
 static void print_compiler(void) {
