@@ -6,6 +6,7 @@ each sample has statistics of its own, and neither may where dx goes or where gr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -275,3 +276,27 @@ def test_layouts_of_grad(op, rng):
             assert_same_gradients(results, expected, f"{layout} {shape}")
         broadcast = np.broadcast_to(gradient(given.x, rng)[:1], given.x.shape)
         assert_same_gradients(given(grad=broadcast), given(grad=broadcast.copy()), "broadcast")
+
+
+def beginning_at(a: Array, offset: int) -> Array:
+    """A copy of `a` that begins so many elements after a line of the cache."""
+    room = np.empty(a.nbytes + 64 + offset * a.itemsize, np.uint8)
+    first = -room.ctypes.data % 64 + offset * a.itemsize
+    copy = room[first : first + a.nbytes].view(a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
+@every_operation
+@every_dtype
+def test_where_arrays_begin(op, dtype, rng):
+    """Memory decides which vectors are whole; what is added in which order must not follow it."""
+    for shape in ((9, 3, 35), (4, 40, 64)):
+        given = problem(op, images(op, shape, rng, dtype), rng)
+        expected = given()
+        for offset in (1, 5, 15, 16, 17, 31):
+            moved = dataclasses.replace(
+                given, x=beginning_at(given.x, offset), grad=beginning_at(given.grad, 32 - offset)
+            )
+            out = beginning_at(given.x, (7 * offset) % 32)
+            assert_same_gradients(moved(out=out), expected, f"{shape} at {offset}")

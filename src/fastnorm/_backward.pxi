@@ -1,132 +1,116 @@
 # Included by _core.pyx: the backward pass, from arrays to kernels.
 
-# A piece of work of a backward pass.
-ctypedef struct GradJob:
-    Backward b
-    const Kernels *kernels
-    double *weight          # gradients of the parameters, in the kernels' order
-    double *bias
-
-ctypedef void (*GradTask)(const GradJob *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+cdef void grad_rows_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    job.kernels.grad_rows_fused(job.backward, first, last)
 
 
-cdef void for_grad_ranges(GradTask task, const GradJob *job, ptrdiff_t n,
-                          int threads) noexcept nogil:
-    """Run a task over 0..n-1, as for_ranges does."""
-    cdef ptrdiff_t parts, i
-    if threads == 1 or n == 1:
-        task(job, 0, n)
-        return
-    parts = min(n, <ptrdiff_t> threads * PARTS_PER_THREAD)
-    for i in prange(parts, num_threads=threads, schedule="dynamic", chunksize=1):
-        task(job, n * i // parts, n * (i + 1) // parts)
-
-
-cdef void grad_rows_fused(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    job.kernels.grad_rows_fused(&job.b, first, last)
-
-
-cdef void grad_rows_measure(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef ptrdiff_t i, chunks = job.b.plan.apply.chunks
+cdef void grad_rows_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i, chunks = job.backward.plan.apply.chunks
     for i in range(first, last):
-        job.kernels.grad_rows_measure(&job.b, i // chunks, i % chunks)
+        job.kernels.grad_rows_measure(job.backward, i // chunks, i % chunks)
 
 
-cdef void grad_rows_pool(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    grad_pool_rows(&job.b, first, last)
+cdef void grad_rows_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    grad_pool_rows(job.backward, first, last)
 
 
-cdef void grad_rows_apply(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+cdef void grad_rows_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
     # Backwards: what was measured last is still in the cache.
-    cdef ptrdiff_t i, at, chunks = job.b.plan.apply.chunks
-    cdef ptrdiff_t end = job.b.plan.kept.count * chunks - 1
+    cdef ptrdiff_t i, at, chunks = b.plan.apply.chunks
+    cdef ptrdiff_t end = b.plan.kept.count * chunks - 1
     for i in range(first, last):
         at = end - i
-        job.kernels.grad_rows_apply(&job.b, at // chunks, at % chunks)
+        job.kernels.grad_rows_apply(b, at // chunks, at % chunks)
 
 
-cdef void grad_rows_clear(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    grad_clear_tables(&job.b, first, last)
+cdef void grad_rows_clear(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    grad_clear_tables(job.backward, first, last)
 
 
-cdef void grad_rows_gather(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef ptrdiff_t i, at, end = job.b.tasks * job.b.pieces - 1
-    if job.b.fused:
+cdef void grad_rows_gather(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
+    cdef ptrdiff_t i, at, end = b.tasks * b.pieces - 1
+    if b.fused:
         for i in range(first, last):
-            job.kernels.grad_rows_gather(&job.b, i, -1)
+            job.kernels.grad_rows_gather(b, i, -1)
         return
     for i in range(first, last):
         at = end - i
-        job.kernels.grad_rows_gather(&job.b, at // job.b.pieces, at % job.b.pieces)
+        job.kernels.grad_rows_gather(b, at // b.pieces, at % b.pieces)
 
 
-cdef void grad_columns_fused(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+cdef void grad_columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
     cdef ptrdiff_t i
     for i in range(first, last):
-        job.kernels.grad_columns_fused(&job.b, i // job.b.strips, i % job.b.strips)
+        job.kernels.grad_columns_fused(b, i // b.strips, i % b.strips)
 
 
-cdef void grad_columns_measure(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef ptrdiff_t i, tile, chunks = grad_row_chunks(job.b.plan)
+cdef void grad_columns_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
+    cdef ptrdiff_t i, tile, chunks = grad_row_chunks(b.plan)
     for i in range(first, last):
-        tile = i // job.b.strips
+        tile = i // b.strips
         job.kernels.grad_columns_measure(
-            &job.b, tile // chunks, i % job.b.strips, tile % chunks
+            b, tile // chunks, i % b.strips, tile % chunks
         )
 
 
-cdef void grad_columns_pool(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+cdef void grad_columns_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
     cdef ptrdiff_t i
     for i in range(first, last):
-        grad_pool_columns(&job.b, i // job.b.strips, i % job.b.strips)
+        grad_pool_columns(b, i // b.strips, i % b.strips)
 
 
-cdef void grad_columns_apply(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef ptrdiff_t i, at, tile, chunks = grad_row_chunks(job.b.plan)
-    cdef ptrdiff_t end = job.b.plan.kept.count * chunks * job.b.strips - 1
+cdef void grad_columns_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Backward *b = job.backward
+    cdef ptrdiff_t i, at, tile, chunks = grad_row_chunks(b.plan)
+    cdef ptrdiff_t end = b.plan.kept.count * chunks * b.strips - 1
     for i in range(first, last):
         at = end - i
-        tile = at // job.b.strips
+        tile = at // b.strips
         job.kernels.grad_columns_apply(
-            &job.b, tile // chunks, at % job.b.strips, tile % chunks
+            b, tile // chunks, at % b.strips, tile % chunks
         )
 
 
-cdef void grad_param_range(const GradJob *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    grad_params(&job.b, first, last, job.weight, job.bias)
+cdef void grad_param_range(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    grad_params(job.backward, first, last, job.weight, job.bias)
 
 
-cdef void execute_backward(const GradJob *job, int threads) noexcept nogil:
-    cdef const Plan *plan = job.b.plan
+cdef void execute_backward(const Job *job, int threads) noexcept nogil:
+    cdef const Backward *b = job.backward
+    cdef const Plan *plan = b.plan
     cdef ptrdiff_t units = plan.kept.count, tiles
     if plan.columns:
-        tiles = units * grad_row_chunks(plan) * job.b.strips
-        if job.b.fused:
-            for_grad_ranges(grad_columns_fused, job, units * job.b.strips, threads)
+        tiles = units * grad_row_chunks(plan) * b.strips
+        if b.fused:
+            for_ranges(grad_columns_fused, job, units * b.strips, threads)
         else:
-            for_grad_ranges(grad_columns_measure, job, tiles, threads)
-            for_grad_ranges(grad_columns_pool, job, units * job.b.strips, threads)
-            for_grad_ranges(grad_columns_apply, job, tiles, threads)
+            for_ranges(grad_columns_measure, job, tiles, threads)
+            for_ranges(grad_columns_pool, job, units * b.strips, threads)
+            for_ranges(grad_columns_apply, job, tiles, threads)
     else:
-        if not job.b.fused:
-            for_grad_ranges(grad_rows_measure, job, units * plan.apply.chunks, threads)
-            for_grad_ranges(grad_rows_pool, job, units, threads)
+        if not b.fused:
+            for_ranges(grad_rows_measure, job, units * plan.apply.chunks, threads)
+            for_ranges(grad_rows_pool, job, units, threads)
             if plan.param_vector:
-                for_grad_ranges(grad_rows_clear, job, job.b.tasks, threads)
+                for_ranges(grad_rows_clear, job, b.tasks, threads)
         if plan.param_vector:
-            for_grad_ranges(grad_rows_gather, job,
-                            job.b.tasks if job.b.fused else job.b.tasks * job.b.pieces, threads)
-        elif job.b.fused:
-            for_grad_ranges(grad_rows_fused, job, units, threads)
+            for_ranges(grad_rows_gather, job, b.tasks if b.fused else b.tasks * b.pieces, threads)
+        elif b.fused:
+            for_ranges(grad_rows_fused, job, units, threads)
         else:
-            for_grad_ranges(grad_rows_apply, job, units * plan.apply.chunks, threads)
-    if job.b.tables == job.weight:
+            for_ranges(grad_rows_apply, job, units * plan.apply.chunks, threads)
+    if b.tables == job.weight:
         return
     # Tables can be added up by ranges of parameters; the rest is a few numbers for each run.
     if plan.param_vector and not plan.columns:
-        for_grad_ranges(grad_param_range, job, job.b.params, threads)
+        for_ranges(grad_param_range, job, b.params, threads)
     else:
-        grad_param_range(job, 0, job.b.params)
+        grad_param_range(job, 0, b.params)
 
 
 # ---- arrays ----
@@ -188,7 +172,8 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     """dx (out, or a new array), dweight and dbias, whose shape is given."""
     cdef Plan plan
     cdef Order order
-    cdef GradJob job
+    cdef Job job
+    cdef Backward b
     cdef cnp.ndarray y, source = x, result, given_mean, given_rstd, w
     cdef ptrdiff_t total = cnp.PyArray_SIZE(x), itemsize = cnp.PyArray_ITEMSIZE(x)
     cdef ptrdiff_t params = cnp.PyArray_MultiplyList(shape, ndim)
@@ -223,39 +208,42 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     if not direct:
         cnp.PyArray_CopyInto(y, grad)
 
-    memset(&job, 0, sizeof(GradJob))
+    memset(&job, 0, sizeof(Job))
+    memset(&b, 0, sizeof(Backward))
+    job.plan = &plan
+    job.backward = &b
     given_mean = ordered_reals(mean, &order, code)
     given_rstd = ordered_reals(rstd, &order, code)
     w = prepare_parameter(weight, &order, code)
     plan.weight = cnp.PyArray_DATA(w) if w is not None else NULL
     plan.bias = NULL
     plan.centre = call.centre
-    job.b.grad = <const char *> cnp.PyArray_DATA(grad if direct else y)
-    job.b.mean = cnp.PyArray_DATA(given_mean) if mean is not None else NULL
-    job.b.rstd = cnp.PyArray_DATA(given_rstd)
-    job.b.wide = code == F64
-    job.b.constant = constant
-    job.b.params = params
+    b.grad = <const char *> cnp.PyArray_DATA(grad if direct else y)
+    b.mean = cnp.PyArray_DATA(given_mean) if mean is not None else NULL
+    b.rstd = cnp.PyArray_DATA(given_rstd)
+    b.wide = code == F64
+    b.constant = constant
+    b.params = params
     plan.stream = (
         total * itemsize > STREAM_ABOVE
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
-        and job.b.grad != <const char *> cnp.PyArray_DATA(y)
+        and b.grad != <const char *> cnp.PyArray_DATA(y)
     )
     if total >= SERIAL_BELOW:
         threads = threads_get()
     job.kernels = isa_kernels(tier, code)
-    backward_schedule(&job.b, &plan, itemsize, threads)
+    backward_schedule(&b, &plan, itemsize, threads)
     try:
         job.weight = <double *> room(2 * params, sizeof(double))
         job.bias = job.weight + params
-        job.b.sums = <GradSums *> room(job.b.sums_count, sizeof(GradSums))
-        job.b.stats = <GradStat *> room(job.b.stats_count, sizeof(GradStat))
+        b.sums = <GradSums *> room(b.sums_count, sizeof(GradSums))
+        b.stats = <GradStat *> room(b.stats_count, sizeof(GradStat))
         # The only table there is has the results.
-        single = job.b.tables_count == 2 * params and (
-            not plan.columns or job.b.row_params == params
+        single = b.tables_count == 2 * params and (
+            not plan.columns or b.row_params == params
         )
-        job.b.tables = (
-            job.weight if single else <double *> room(job.b.tables_count, sizeof(double))
+        b.tables = (
+            job.weight if single else <double *> room(b.tables_count, sizeof(double))
         )
         if total < KEEP_GIL_BELOW:
             execute_backward(&job, threads)
@@ -270,10 +258,10 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
             parameter_gradient(job.bias, &order, code, ndim, shape),
         )
     finally:
-        free(job.b.sums)
-        free(job.b.stats)
+        free(b.sums)
+        free(b.stats)
         if not single:
-            free(job.b.tables)
+            free(b.tables)
         free(job.weight)
 
 

@@ -11,6 +11,9 @@ ctypedef struct Job:
     Stat *stats
     ptrdiff_t strips
     bint given, fused       # statistics; else measure first, or measure and apply in one go
+    const Backward *backward
+    double *weight          # backward: gradients of the parameters, in the kernels' order
+    double *bias
 
 ctypedef void (*Task)(const Job *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
 
