@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 _PROCESSES = os.cpu_count() or 1
 
+# memset and memcpy are not to use `rep stosb` and `rep movsb`, which count once for each byte.
+_TUNABLES = ":".join(f"glibc.cpu.x86_rep_{name}_threshold={1 << 30}" for name in ("stosb", "movsb"))
+
 Counter = Callable[[Path, str, Sequence[str]], list[int]]
 """Takes the driver, a tier and lines for the driver; returns instructions for each."""
 
@@ -118,6 +121,7 @@ def _run(*command: str, given: str = "") -> str:
     """Run a program and return what it wrote."""
     # Flags from outside would not be those that the table was made with.
     environment = {name: v for name, v in os.environ.items() if name not in ("CFLAGS", "LDFLAGS")}
+    environment["GLIBC_TUNABLES"] = _TUNABLES
     try:
         done = subprocess.run(
             command, input=given, capture_output=True, text=True, check=False, env=environment

@@ -9,9 +9,9 @@
  *
  *     rows_apply float32 cpwb 8k 768p
  *
- * Flags: centre, precise, weight, bias, stream (as in Plan).  An axis is its size and roles: kept,
- * param, split (as in layout.h).  The memory is in C order.  Kernels of the backward pass, whose
- * names begin with grad, make gradients of parameters whether there is a weight or not. */
+ * Flags: centre, precise (float32), weight, bias, stream (as in Plan).  An axis is its size and
+ * roles: kept, param, split (as in layout.h).  The memory is in C order.  Kernels of the backward
+ * pass, whose names begin with grad, always make gradients of parameters. */
 #include "backward.h"
 #include "layout.h"
 #include <signal.h>
@@ -278,8 +278,8 @@ static void run_line(const char *kernel, int dtype, const char *flags, char *tex
     if (!strncmp(family, plan->columns ? "rows" : "columns", 4))
         die(kernel, plan->columns ? "the axes are columns" : "the axes are rows");
     plan->centre = strchr(flags, 'c') != NULL;
-    plan->precise = dtype != F64 && strchr(flags, 'p') != NULL;
-    plan->stream = (itemsize >= 4 || backward) && strchr(flags, 's') != NULL;
+    plan->precise = dtype == F32 && strchr(flags, 'p') != NULL;
+    plan->stream = strchr(flags, 's') != NULL;
     plan->eps = 1e-5;
     plan->floor = 0;
     plan->weight = has_weight ? parameter(dtype, params, 2) : NULL;
