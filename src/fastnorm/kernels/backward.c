@@ -8,10 +8,9 @@
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 enum {
-    TOGETHER_SIZE =
-        65536,            /* elements of units that are gathered together: they stay in the cache */
-    PIECE = 8192,         /* elements of a unit, which several threads may share */
-    TASKS = 64,           /* more threads than this find no work in rows with long parameters */
+    TOGETHER_SIZE = 65536, /* elements of units gathered together: they stay cached */
+    PIECE = 8192,          /* elements of a unit, which several threads may share */
+    TASKS = 64,            /* more threads than this find no work in rows with long parameters */
     TABLE_SHARE = 16       /* the part of the traffic that tables may be */
 };
 
