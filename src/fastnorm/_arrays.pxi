@@ -52,15 +52,18 @@ cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_first < b_last and b_first < a_last
 
 
-cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """b is a, or another view of exactly the same elements."""
+cdef bint same_strides(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether arrays of one shape are laid out alike."""
     cdef int d
-    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b):
-        return False
     for d in range(cnp.PyArray_NDIM(a)):
         if cnp.PyArray_DIM(a, d) > 1 and cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d):
             return False
     return True
+
+
+cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """b is a, or another view of exactly the same elements."""
+    return cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and same_strides(a, b)
 
 
 cdef cnp.ndarray as_reals(cnp.ndarray a, bint wide):

@@ -49,7 +49,7 @@ cdef void grad_columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) no
 
 cdef void grad_columns_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Backward *b = job.backward
-    cdef ptrdiff_t i, tile, chunks = grad_row_chunks(b.plan)
+    cdef ptrdiff_t i, tile, chunks = row_chunks(b.plan)
     for i in range(first, last):
         tile = i // b.strips
         job.kernels.grad_columns_measure(
@@ -66,7 +66,7 @@ cdef void grad_columns_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noe
 
 cdef void grad_columns_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Backward *b = job.backward
-    cdef ptrdiff_t i, at, tile, chunks = grad_row_chunks(b.plan)
+    cdef ptrdiff_t i, at, tile, chunks = row_chunks(b.plan)
     cdef ptrdiff_t end = b.plan.kept.count * chunks * b.strips - 1
     for i in range(first, last):
         at = end - i
@@ -85,7 +85,7 @@ cdef void execute_backward(const Job *job, int threads) noexcept nogil:
     cdef const Plan *plan = b.plan
     cdef ptrdiff_t units = plan.kept.count, tiles
     if plan.columns:
-        tiles = units * grad_row_chunks(plan) * b.strips
+        tiles = units * row_chunks(plan) * b.strips
         if b.fused:
             for_ranges(grad_columns_fused, job, units * b.strips, threads)
         else:
@@ -115,14 +115,6 @@ cdef void execute_backward(const Job *job, int threads) noexcept nogil:
 
 # ---- arrays ----
 
-cdef bint same_strides(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef int d
-    for d in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIM(a, d) > 1 and cnp.PyArray_STRIDE(a, d) != cnp.PyArray_STRIDE(b, d):
-            return False
-    return True
-
-
 cdef bint can_store(cnp.ndarray y, cnp.ndarray source) noexcept:
     """Whether y may be written to while source is read."""
     return source is None or not overlaps(source, y)
@@ -139,7 +131,7 @@ cdef cnp.ndarray ordered_reals(cnp.ndarray a, const Order *order, int code):
     ordered = cnp.PyArray_EMPTY(
         cnp.PyArray_NDIM(plain), cnp.PyArray_DIMS(plain), cnp.PyArray_TYPE(plain), 0
     )
-    reals_ordered(&order.stats, cnp.PyArray_DATA(plain), cnp.PyArray_DATA(ordered), code == F64)
+    reals_reorder(&order.stats, cnp.PyArray_DATA(plain), cnp.PyArray_DATA(ordered), code == F64)
     return ordered
 
 
@@ -239,12 +231,8 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
         b.sums = <GradSums *> room(b.sums_count, sizeof(GradSums))
         b.stats = <GradStat *> room(b.stats_count, sizeof(GradStat))
         # The only table there is has the results.
-        single = b.tables_count == 2 * params and (
-            not plan.columns or b.row_params == params
-        )
-        b.tables = (
-            job.weight if single else <double *> room(b.tables_count, sizeof(double))
-        )
+        single = b.tables_count == 2 * params and (not plan.columns or b.row_params == params)
+        b.tables = job.weight if single else <double *> room(b.tables_count, sizeof(double))
         if total < KEEP_GIL_BELOW:
             execute_backward(&job, threads)
         else:

@@ -64,10 +64,6 @@ cdef void columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcep
         job.kernels.columns_fused(job.plan, i // job.strips, i % job.strips, job.stats)
 
 
-cdef inline ptrdiff_t row_chunks(const Plan *plan) noexcept nogil:
-    return plan.chunks + (plan.tail_rows > 0)
-
-
 cdef void columns_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef ptrdiff_t i, chunks = row_chunks(job.plan), tile
     for i in range(first, last):

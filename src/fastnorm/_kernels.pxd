@@ -78,6 +78,8 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
         void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
+    ptrdiff_t row_chunks(const Plan *)
+
     int isa_count()
     const char *isa_name(int tier)
     bint isa_available(int tier)
@@ -120,6 +122,7 @@ cdef extern from "kernels/moments.h" nogil:
     void stats_given(Stat *, ptrdiff_t n, const Reals *mean, const Reals *var, double eps)
     void stats_unknown(Stat *, ptrdiff_t n)
     void stats_reorder(const Nest *, const Stat *source, Stat *target)
+    void reals_reorder(const Nest *order, const void *source, void *target, bint wide)
     void stats_take(const Stat *, ptrdiff_t n, int what, const Reals *)
     void stats_average(const Stat *, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
                        double momentum, const Reals *running)
@@ -131,8 +134,6 @@ cdef extern from "kernels/backward.h" nogil:
     void grad_pool_columns(const Backward *, ptrdiff_t block, ptrdiff_t strip)
     void grad_params(const Backward *, ptrdiff_t first, ptrdiff_t last, double *weight,
                      double *bias)
-    ptrdiff_t grad_row_chunks(const Plan *)
-    void reals_ordered(const Nest *order, const void *source, void *target, bint wide)
 
 cdef extern from "kernels/threads.h" nogil:
     void threads_init()

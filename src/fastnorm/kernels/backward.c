@@ -61,22 +61,21 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
     if (plan->columns) {
         b->strips = up(plan->width, plan->strip);
         if (plan->param_vector) {
-            b->sums_count =
-                kept->count * (b->fused ? plan->width : grad_row_chunks(plan) * plan->width);
+            b->sums_count = kept->count * (b->fused ? plan->width : row_chunks(plan) * plan->width);
         } else {
             b->row_params = param_extent(&plan->rows);
-            b->tables_count = kept->count * b->strips * grad_row_chunks(plan) * 2 * b->row_params;
-            b->sums_count = b->fused ? 0 : kept->count * grad_row_chunks(plan) * plan->width;
+            b->tables_count = kept->count * b->strips * row_chunks(plan) * 2 * b->row_params;
+            b->sums_count = b->fused ? 0 : kept->count * row_chunks(plan) * plan->width;
         }
     } else {
         const Walk *walk = &plan->apply;
         const int fits = 2 * plan->count * itemsize <= CACHE_BYTES && walk->chunks <= GRAD_CHUNKS;
         if (plan->param_vector) {
             share_units(b, itemsize);
-            b->fused = fits && (threads == 1 || balanced(b->tasks, threads));
+            b->fused = fits && (threads == 1 || layout_balanced(b->tasks, threads));
             b->sums_count = b->fused ? 0 : kept->count * walk->chunks;
         } else {
-            b->fused = threads == 1 || (fits && balanced(kept->count, threads));
+            b->fused = threads == 1 || (fits && layout_balanced(kept->count, threads));
             if (walk->pieces == 1 && any_param(&walk->runs))
                 b->sums_per_chunk = walk->per_chunk;
             b->sums_count = kept->count * walk->chunks * b->sums_per_chunk;
@@ -104,28 +103,41 @@ static void add_sums(GradSums *to, const GradSums *from, double weight) {
     to->x += from->x;
 }
 
-void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradStat *out) {
+/* Visit the sums of a unit of rows with one parameter for a run; `param` is that of the unit. */
+typedef void Visit(const Backward *b, GradSums *sums, ptrdiff_t param, void *to);
+
+static void visit_sums(const Backward *b, ptrdiff_t param, GradSums *sums, Visit *visit, void *to) {
     const Walk *walk = &b->plan->apply;
-    GradSums total = {0, 0, 0};
-    const ptrdiff_t count = walk->chunks * b->sums_per_chunk;
-    if (b->plan->param_vector) { /* the weight is in them */
-        for (ptrdiff_t i = 0; i < count; i++)
-            add_sums(&total, &sums[i], 1);
-        finish(b, (double)b->plan->count, &total, out);
-        return;
-    }
-    for (ptrdiff_t chunk = 0, i = 0; chunk < walk->chunks; chunk++) {
+    for (ptrdiff_t chunk = 0; chunk < walk->chunks; chunk++, sums += b->sums_per_chunk) {
         Chunk c;
         Cursor run;
         chunk_of(walk, chunk, &c);
         cursor_at(&run, &walk->runs, c.first);
-        for (ptrdiff_t r = 0; r < b->sums_per_chunk; r++, i++, cursor_next(&run))
-            if (r < c.count)
-                add_sums(&total, &sums[i], grad_weight(b, param + run.at.param));
+        for (ptrdiff_t r = 0; r < MIN(b->sums_per_chunk, c.count); r++, cursor_next(&run))
+            visit(b, &sums[r], param + run.at.param, to);
     }
+}
+
+static void add_to_total(const Backward *b, GradSums *sums, ptrdiff_t param, void *total) {
+    add_sums(total, sums, grad_weight(b, param));
+}
+
+static void correct(const Backward *b, GradSums *sums, ptrdiff_t param, void *stat) {
+    (void)b, (void)param;
+    sums->gx -= ((const GradStat *)stat)->shift * sums->g;
+}
+
+void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradStat *out) {
+    GradSums total = {0, 0, 0};
+    if (b->plan->param_vector) { /* the weight is in them */
+        for (ptrdiff_t i = 0; i < b->plan->apply.chunks; i++)
+            add_sums(&total, &sums[i], 1);
+        finish(b, (double)b->plan->count, &total, out);
+        return;
+    }
+    visit_sums(b, param, sums, add_to_total, &total);
     finish(b, (double)b->plan->count, &total, out);
-    for (ptrdiff_t i = 0; i < count; i++)
-        sums[i].gx -= out->shift * sums[i].g;
+    visit_sums(b, param, sums, correct, out);
 }
 
 void grad_pool_rows(const Backward *b, ptrdiff_t first, ptrdiff_t last) {
@@ -165,24 +177,13 @@ void grad_add_columns(const Backward *b, ptrdiff_t chunk, ptrdiff_t width, const
 void grad_pool_columns(const Backward *b, ptrdiff_t block, ptrdiff_t strip) {
     const Plan *plan = b->plan;
     const ptrdiff_t first = strip * plan->strip, width = MIN(plan->strip, plan->width - first);
-    GradSums *columns = b->sums + block * grad_row_chunks(plan) * plan->width + first;
+    GradSums *columns = b->sums + block * row_chunks(plan) * plan->width + first;
     Cursor cursor;
     cursor_at(&cursor, &plan->kept, block);
-    for (ptrdiff_t chunk = 1; chunk < grad_row_chunks(plan); chunk++)
+    for (ptrdiff_t chunk = 1; chunk < row_chunks(plan); chunk++)
         grad_add_columns(b, chunk, width, columns + chunk * plan->width, columns);
     grad_finish_columns(b, cursor.at.param, first, width, columns,
                         b->stats + cursor.at.stat + first / plan->fold / plan->group);
-}
-
-void reals_ordered(const Nest *order, const void *from, void *to, int wide) {
-    Cursor cursor;
-    cursor_at(&cursor, order, 0);
-    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&cursor)) {
-        if (wide)
-            ((double *)to)[i] = ((const double *)from)[cursor.at.stat];
-        else
-            ((float *)to)[i] = ((const float *)from)[cursor.at.stat];
-    }
 }
 
 /* ---- gradients of the parameters ---- */
@@ -192,32 +193,30 @@ void grad_clear_tables(const Backward *b, ptrdiff_t first, ptrdiff_t last) {
     memset(b->tables + first * size, 0, (size_t)((last - first) * size) * sizeof(double));
 }
 
+/* Gradients of all weights and biases. */
+typedef struct {
+    double *weight, *bias;
+} Gradients;
+
+static void add_to_params(const Backward *b, GradSums *sums, ptrdiff_t param, void *to) {
+    (void)b;
+    ((Gradients *)to)->weight[param] += sums->gx;
+    ((Gradients *)to)->bias[param] += sums->g;
+}
+
 static void params_of_rows(const Backward *b, double *weight, double *bias) {
-    const Plan *plan = b->plan;
-    const Walk *walk = &plan->apply;
-    const GradSums *sums = b->sums;
+    const Nest *kept = &b->plan->kept;
+    Gradients to = {weight, bias};
     Cursor unit;
-    cursor_at(&unit, &plan->kept, 0);
-    for (ptrdiff_t u = 0; u < plan->kept.count; u++, cursor_next(&unit)) {
-        for (ptrdiff_t chunk = 0; chunk < walk->chunks; chunk++) {
-            Chunk c;
-            Cursor run;
-            chunk_of(walk, chunk, &c);
-            cursor_at(&run, &walk->runs, c.first);
-            for (ptrdiff_t r = 0; r < b->sums_per_chunk; r++, sums++, cursor_next(&run)) {
-                if (r >= c.count)
-                    continue;
-                weight[unit.at.param + run.at.param] += sums->gx;
-                bias[unit.at.param + run.at.param] += sums->g;
-            }
-        }
-    }
+    cursor_at(&unit, kept, 0);
+    for (ptrdiff_t u = 0; u < kept->count; u++, cursor_next(&unit))
+        visit_sums(b, unit.at.param, grad_unit_sums(b, u), add_to_params, &to);
 }
 
 static void params_of_columns(const Backward *b, double *weight, double *bias) {
     const Plan *plan = b->plan;
     const ptrdiff_t channels = plan->width / plan->fold;
-    const ptrdiff_t step = plan->width * (b->fused ? 1 : grad_row_chunks(plan));
+    const ptrdiff_t step = plan->width * (b->fused ? 1 : row_chunks(plan));
     Cursor block;
     cursor_at(&block, &plan->kept, 0);
     for (ptrdiff_t i = 0; i < plan->kept.count; i++, cursor_next(&block)) {
@@ -235,7 +234,7 @@ static void params_of_column_rows(const Backward *b, double *weight, double *bia
     Cursor block;
     cursor_at(&block, &plan->kept, 0);
     for (ptrdiff_t i = 0; i < plan->kept.count; i++, cursor_next(&block)) {
-        const ptrdiff_t tables = b->strips * grad_row_chunks(plan);
+        const ptrdiff_t tables = b->strips * row_chunks(plan);
         for (ptrdiff_t t = 0; t < tables; t++, table += 2 * b->row_params) {
             for (ptrdiff_t k = 0; k < b->row_params; k++) {
                 weight[block.at.param + k] += table[k];

@@ -52,16 +52,13 @@ struct Backward {
     GradStat *stats; /* in two passes */
     /* Gradients of the parameters from parts of the array: all dweight, then all dbias. */
     double *tables;
-    ptrdiff_t sums_count, stats_count, tables_count; /* doubles of the last */
+    ptrdiff_t sums_count, stats_count, tables_count; /* how much of them; of tables in doubles */
 };
 
 /* ---- backward.c ---- */
 
 /* How the work is divided: by shape alone where it decides what is added to what. */
 void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads);
-
-/* Whether the sums of all elements of a parameter are gathered while dx is made. */
-static inline int grad_gathers(const Backward *b) { return b->tables_count > 0; }
 
 /* The statistic of a unit of rows, from the sums of its chunks, in which gx is corrected. */
 void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradStat *out);
@@ -87,9 +84,7 @@ void grad_pool_rows(const Backward *b, ptrdiff_t first, ptrdiff_t last);
 /* Gradients of parameters first..last-1, in the kernels' order, from what the tasks left. */
 void grad_params(const Backward *b, ptrdiff_t first, ptrdiff_t last, double *weight, double *bias);
 
-/* Statistics in the caller's order, to the kernels'. */
-void reals_ordered(const Nest *order, const void *from, void *to, int wide);
-
+/* A weight; 1 where there is none. */
 static inline double grad_weight(const Backward *b, ptrdiff_t param) {
     const void *w = b->plan->weight;
     return !w ? 1 : b->wide ? ((const double *)w)[param] : (double)((const float *)w)[param];
@@ -100,15 +95,10 @@ static inline GradSums *grad_unit_sums(const Backward *b, ptrdiff_t unit) {
     return b->sums + unit * b->plan->apply.chunks * b->sums_per_chunk;
 }
 
-/* The chunks of rows of a block of columns; one more are those left over by folding. */
-static inline ptrdiff_t grad_row_chunks(const Plan *plan) {
-    return plan->chunks + (plan->tail_rows > 0);
-}
-
 /* Where a chunk of rows of columns leaves the gradients of its rows' parameters. */
 static inline double *grad_row_table(const Backward *b, ptrdiff_t block, ptrdiff_t strip,
                                      ptrdiff_t chunk) {
-    const ptrdiff_t tile = (block * b->strips + strip) * grad_row_chunks(b->plan) + chunk;
+    const ptrdiff_t tile = (block * b->strips + strip) * row_chunks(b->plan) + chunk;
     return b->tables ? b->tables + tile * 2 * b->row_params : NULL;
 }
 

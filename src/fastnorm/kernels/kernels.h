@@ -73,6 +73,11 @@ typedef struct {
     const void *weight, *bias; /* float, or double for float64 data; NULL: none */
 } Plan;
 
+/* The chunks of rows of a block of columns; one more are those left over by folding. */
+static inline ptrdiff_t row_chunks(const Plan *plan) {
+    return plan->chunks + (plan->tail_rows > 0);
+}
+
 typedef struct Backward Backward; /* backward.h */
 
 /* The functions that a tier offers for each element type; see kernels.def. */

@@ -245,14 +245,17 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
     return 1;
 }
 
-int balanced(ptrdiff_t tasks, int threads) { return tasks >= 4 * threads || tasks % threads == 0; }
+int layout_balanced(ptrdiff_t tasks, int threads) {
+    return tasks >= 4 * threads || tasks % threads == 0;
+}
 
 enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
 
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
     if (!plan->columns)
         return threads == 1 || plan->short_rows ||
-               (plan->count * itemsize <= CACHE_BYTES && balanced(plan->kept.count, threads));
+               (plan->count * itemsize <= CACHE_BYTES &&
+                layout_balanced(plan->kept.count, threads));
 
     /* As many columns as stay in the cache from being measured to being applied, but not so few
      * that rows are short pieces of memory; if that is still too much, as many as there is room
@@ -266,5 +269,5 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads) {
         plan->strip = plan->width;
     const ptrdiff_t strips = (plan->width + plan->strip - 1) / plan->strip;
     return threads == 1 || (plan->rows.count * plan->strip * itemsize <= CACHE_BYTES &&
-                            balanced(plan->kept.count * strips, threads));
+                            layout_balanced(plan->kept.count * strips, threads));
 }

@@ -37,7 +37,7 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads);
 
 /* Whether so many equal tasks keep all threads busy to the end. */
-int balanced(ptrdiff_t tasks, int threads);
+int layout_balanced(ptrdiff_t tasks, int threads);
 
 /* A statistic's elements pass the cache twice unless they fit in this many bytes of it. */
 enum { CACHE_BYTES = 2 << 20 };

@@ -8,7 +8,7 @@ void pool_unit(const Plan *plan, const Moments *moments, Stat *stats, ptrdiff_t 
 /* The statistics first..last-1, numbered through all blocks; their columns' chunks are pooled in
  * place, into the first. */
 void pool_block(const Plan *plan, Moments *moments, Stat *stats, ptrdiff_t first, ptrdiff_t last) {
-    const ptrdiff_t chunks = plan->chunks + (plan->tail_rows > 0);
+    const ptrdiff_t chunks = row_chunks(plan);
     const ptrdiff_t channels = plan->width / plan->fold;
     for (ptrdiff_t i = first; i < last; i++) {
         ptrdiff_t block = i / plan->stats_per_block, stat = i - block * plan->stats_per_block;

@@ -91,6 +91,10 @@ void stats_unknown(Stat *stats, ptrdiff_t n);
 /* Statistics in the kernels' order, to the caller's. */
 void stats_reorder(const Nest *order, const Stat *from, Stat *to);
 
+/* One number (float, or double if `wide`) for each statistic, in the caller's order, to the
+ * kernels'. */
+void reals_reorder(const Nest *order, const void *from, void *to, int wide);
+
 /* What to take from statistics. */
 enum { MEAN, VARIANCE, RSTD };
 

@@ -74,6 +74,30 @@ static inline const char *rows_next(RowWalk *w) {
     return row;
 }
 
+/* Walking the columns of a strip, because divisions are slow: a column's channel, and the number of
+ * its statistic after that of the first. */
+typedef struct {
+    ptrdiff_t channel, stat;
+    ptrdiff_t member, group, channels; /* of its group; how many a group and a row have */
+} Column;
+
+static inline void column_at(Column *c, const Plan *plan, ptrdiff_t channel) {
+    c->channel = channel;
+    c->stat = c->member = 0;
+    c->group = plan->group;
+    c->channels = plan->width / plan->fold;
+}
+
+static inline void column_next(Column *c) {
+    c->channel++;
+    if (++c->member == c->group) {
+        c->member = 0;
+        c->stat++;
+    }
+    if (c->channel == c->channels) /* the next of the folded rows */
+        c->channel = c->member = c->stat = 0;
+}
+
 /* The piece of a run, or the several runs, that make one chunk of a walk. */
 typedef struct {
     ptrdiff_t first, count;  /* runs */

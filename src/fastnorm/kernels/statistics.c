@@ -40,6 +40,17 @@ void stats_reorder(const Nest *order, const Stat *from, Stat *to) {
         to[cursor.at.stat] = from[i];
 }
 
+void reals_reorder(const Nest *order, const void *from, void *to, int wide) {
+    Cursor cursor;
+    cursor_at(&cursor, order, 0);
+    for (ptrdiff_t i = 0; i < order->count; i++, cursor_next(&cursor)) {
+        if (wide)
+            ((double *)to)[i] = ((const double *)from)[cursor.at.stat];
+        else
+            ((float *)to)[i] = ((const float *)from)[cursor.at.stat];
+    }
+}
+
 void stats_take(const Stat *stats, ptrdiff_t n, int what, const Reals *to) {
     for (ptrdiff_t i = 0; i < n; i++)
         set_real(to, i, stat_value(&stats[i], what));
