@@ -16,7 +16,7 @@ where a bar is the mean over the n elements, and the sums are over those that sh
 from __future__ import annotations
 
 from . import _core
-from .functional import Array, ArrayLike, Ints
+from ._types import Array, ArrayLike, Ints
 
 __all__ = [
     "batch_norm_backward",
