@@ -122,11 +122,6 @@ static void add_to_total(const Backward *b, GradSums *sums, ptrdiff_t param, voi
     add_sums(total, sums, grad_weight(b, param));
 }
 
-static void correct(const Backward *b, GradSums *sums, ptrdiff_t param, void *stat) {
-    (void)b, (void)param;
-    sums->gx -= ((const GradStat *)stat)->shift * sums->g;
-}
-
 void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradStat *out) {
     GradSums total = {0, 0, 0};
     if (b->plan->param_vector) { /* the weight is in them */
@@ -137,7 +132,8 @@ void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradSt
     }
     visit_sums(b, param, sums, add_to_total, &total);
     finish(b, (double)b->plan->count, &total, out);
-    visit_sums(b, param, sums, correct, out);
+    for (ptrdiff_t i = 0; i < b->plan->apply.chunks * b->sums_per_chunk; i++)
+        sums[i].gx -= out->shift * sums[i].g;
 }
 
 void grad_pool_rows(const Backward *b, ptrdiff_t first, ptrdiff_t last) {
