@@ -18,15 +18,21 @@ ctypedef struct Job:
 ctypedef void (*Task)(const Job *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
 
 
+cdef void run_range(Task task, const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    task(job, first, last)
+    if job.plan.stream:
+        stream_end()
+
+
 cdef void for_ranges(Task task, const Job *job, ptrdiff_t n, int threads) noexcept nogil:
     """Run a task over 0..n-1; who does which range does not matter to any task."""
     cdef ptrdiff_t parts, i
     if threads == 1 or n == 1:
-        task(job, 0, n)
+        run_range(task, job, 0, n)
         return
     parts = min(n, <ptrdiff_t> threads * PARTS_PER_THREAD)
     for i in prange(parts, num_threads=threads, schedule="dynamic", chunksize=1):
-        task(job, n * i // parts, n * (i + 1) // parts)
+        run_range(task, job, n * i // parts, n * (i + 1) // parts)
 
 
 cdef void rows_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:

@@ -139,6 +139,7 @@ cdef extern from "kernels/threads.h" nogil:
     void threads_init()
     void threads_set(int n)
     int threads_get()
+    void stream_end()
     bint built_with_openmp()
     const char *built_with_compiler()
     const char *built_version()

@@ -12,6 +12,10 @@ static int omp_get_num_procs(void) { return 1; }
 #include <pthread.h>
 #endif
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 static int chosen, at_start, asked_by_environment, forked;
 
 static void after_fork_in_child(void) { forked = 1; }
@@ -38,6 +42,12 @@ int threads_get(void) {
     if (chosen)
         n = limit < at_start && limit < chosen ? limit : chosen;
     return n;
+}
+
+void stream_end(void) {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 int built_with_openmp(void) {

@@ -12,6 +12,10 @@ void threads_set(int n);
  * has lost its threads and would wait for them. */
 int threads_get(void);
 
+/* Streamed stores are in memory before another thread is told of them: once at the end of a
+ * thread's range of work, because it waits for all of them. */
+void stream_end(void);
+
 /* What this build was made with. */
 int built_with_openmp(void);
 const char *built_with_compiler(void);

@@ -355,28 +355,17 @@ INLINE vf32 f32_fma(vf32 a, vf32 b, vf32 c) {
 
 /* Half vectors are those of the 16-bit types; the processor joins them to lines. */
 #if VBYTES == 64
-#define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm512_stream_ps((float *)p, (__m512)v); }
 INLINE void stream_half(void *p, vu16 v) { _mm256_stream_si256((__m256i *)p, (__m256i)v); }
 #elif VBYTES == 32
-#define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm256_stream_ps((float *)p, (__m256)v); }
 INLINE void stream_half(void *p, vu16 v) { _mm_stream_si128((__m128i *)p, (__m128i)v); }
 #elif defined(__SSE2__)
-#define CAN_STREAM 1
 INLINE void stream_vector(void *p, vf32 v) { _mm_stream_ps((float *)p, (__m128)v); }
 INLINE void stream_half(void *p, vu16 v) { memcpy(p, &v, sizeof v); }
 #else
-#define CAN_STREAM 0
 INLINE void stream_vector(void *p, vf32 v) { memcpy(p, &v, sizeof v); }
 INLINE void stream_half(void *p, vu16 v) { memcpy(p, &v, sizeof v); }
 #endif
-
-/* Streamed data must be in memory before another thread is told that it is there. */
-INLINE void stream_end(void) {
-#if CAN_STREAM
-    _mm_sfence();
-#endif
-}
 
 #endif
