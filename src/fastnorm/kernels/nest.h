@@ -122,4 +122,11 @@ static inline void chunk_of(const Walk *walk, ptrdiff_t chunk, Chunk *c) {
     }
 }
 
+/* From a run of the output to the one after the next (or from a unit to such a unit, if units are
+ * runs), in bytes; a guess, for what is fetched ahead. */
+static inline ptrdiff_t two_runs(const Plan *plan) {
+    const Nest *runs = plan->apply.runs.ndim ? &plan->apply.runs : &plan->kept;
+    return runs->ndim ? 2 * runs->y[runs->ndim - 1] : 0;
+}
+
 #endif
