@@ -65,12 +65,18 @@ static inline void rows_seek(RowWalk *w, ptrdiff_t position) {
     w->stride = last < 0 ? 0 : w->nest->x[last];
 }
 
+/* Past n rows, of which at least so many are left. */
+static inline void rows_skip(RowWalk *w, ptrdiff_t n) {
+    w->position += n;
+    w->at += n * w->stride;
+    w->left -= n;
+    if (w->left == 0 && w->position < w->nest->count)
+        rows_seek(w, w->position);
+}
+
 static inline const char *rows_next(RowWalk *w) {
     const char *row = w->at;
-    w->position++;
-    w->at += w->stride;
-    if (--w->left == 0 && w->position < w->nest->count)
-        rows_seek(w, w->position);
+    rows_skip(w, 1);
     return row;
 }
 
