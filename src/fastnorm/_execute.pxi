@@ -52,16 +52,13 @@ cdef void rows_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept no
 
 
 cdef void rows_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef ptrdiff_t i, end = job.plan.kept.count * job.plan.apply.chunks
+    if job.given:
+        job.kernels.rows_apply(job.plan, job.stats, first, last)
+        return
     # Backwards: what was measured last is still in the cache.
-    cdef ptrdiff_t i, chunks = job.plan.apply.chunks
-    cdef ptrdiff_t end = job.plan.kept.count * chunks - 1
-    cdef ptrdiff_t unit = (end - first) // chunks, chunk = (end - first) % chunks
     for i in range(first, last):
-        job.kernels.rows_apply(job.plan, job.stats, unit, chunk)
-        chunk -= 1
-        if chunk < 0:
-            unit -= 1
-            chunk = chunks - 1
+        job.kernels.rows_apply(job.plan, job.stats, end - i - 1, end - i)
 
 
 cdef void columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:

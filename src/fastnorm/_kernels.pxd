@@ -55,8 +55,8 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Kernels:
         void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk,
                              Moments *) noexcept nogil
-        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t unit,
-                           ptrdiff_t chunk) noexcept nogil
+        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t first,
+                           ptrdiff_t last) noexcept nogil
         void (*rows_fused)(const Plan *, ptrdiff_t first, ptrdiff_t last,
                            Stat *) noexcept nogil
         void (*columns_measure)(const Plan *, ptrdiff_t block, ptrdiff_t strip, ptrdiff_t chunk,
