@@ -48,6 +48,19 @@ static inline void cursor_next(Cursor *c) {
     }
 }
 
+/* n positions on, which are all in the innermost loop (or end it). */
+static inline void cursor_skip(Cursor *c, ptrdiff_t n) {
+    const int last = c->nest->ndim - 1;
+    if (last < 0)
+        return;
+    c->index[last] += n - 1;
+    c->at.x += (n - 1) * c->nest->x[last];
+    c->at.y += (n - 1) * c->nest->y[last];
+    c->at.param += (n - 1) * c->nest->param[last];
+    c->at.stat += (n - 1) * c->nest->stat[last];
+    cursor_next(c);
+}
+
 /* Walking the rows of a nest by their addresses alone: cheaper than a cursor. */
 typedef struct {
     const Nest *nest;

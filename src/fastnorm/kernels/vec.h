@@ -258,6 +258,48 @@ INLINE void f32_load_f64(const float *p, vf64 *out) {
 }
 #endif
 
+/* ---- a tile of 16 bytes by as many rows as those have elements (of `size` bytes), turned ---- */
+
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef uint64_t u64x2 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define SHUFFLE(type, a, b, ...) __builtin_shufflevector((type)(a), (type)(b), __VA_ARGS__)
+#else
+#define SHUFFLE(type, a, b, ...) __builtin_shuffle((type)(a), (type)(b), (type){__VA_ARGS__})
+#endif
+
+/* The elements of a and b in turn, from their first halves, or from their second ones. */
+INLINE u32x4 zip_low(size_t size, u32x4 a, u32x4 b) {
+    return size == 2   ? (u32x4)SHUFFLE(u16x8, a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+           : size == 4 ? SHUFFLE(u32x4, a, b, 0, 4, 1, 5)
+                       : (u32x4)SHUFFLE(u64x2, a, b, 0, 2);
+}
+INLINE u32x4 zip_high(size_t size, u32x4 a, u32x4 b) {
+    return size == 2   ? (u32x4)SHUFFLE(u16x8, a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+           : size == 4 ? SHUFFLE(u32x4, a, b, 2, 6, 3, 7)
+                       : (u32x4)SHUFFLE(u64x2, a, b, 1, 3);
+}
+
+/* Zipping all rows with those half of them away turns them, after as many times as 2 has to be
+ * multiplied to give their number. */
+INLINE void turn_tile(size_t size, u32x4 *v) {
+    const int rows = 16 / (int)size;
+    UNROLL
+    for (int done = 1; done < rows; done *= 2) {
+        u32x4 t[8];
+        UNROLL
+        for (int k = 0; k < rows / 2; k++) {
+            t[2 * k] = zip_low(size, v[k], v[k + rows / 2]);
+            t[2 * k + 1] = zip_high(size, v[k], v[k + rows / 2]);
+        }
+        UNROLL
+        for (int k = 0; k < rows; k++)
+            v[k] = t[k];
+    }
+}
+
 /* ---- the sum of all lanes: halves are added until one is left ---- */
 
 typedef double f64x2 __attribute__((vector_size(16)));
