@@ -199,7 +199,7 @@ static ptrdiff_t set_strides(Axis *axes, int n, ptrdiff_t itemsize, int has_para
 
 static void set_up_forward(Work *w, ptrdiff_t itemsize) {
     Plan *plan = &w->plan;
-    layout_schedule(plan, itemsize, 1);
+    layout_schedule(plan, itemsize, 1, 1);
     w->chunks = row_chunks(plan);
     w->strips = plan->columns ? (plan->width + plan->strip - 1) / plan->strip : 0;
     const ptrdiff_t moments =

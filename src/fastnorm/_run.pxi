@@ -110,7 +110,7 @@ cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cn
     job.plan = &plan
     job.kernels = isa_kernels(tier, code)
     job.given = call.given
-    job.fused = layout_schedule(&plan, itemsize, threads) and not call.given
+    job.fused = layout_schedule(&plan, itemsize, threads, True) and not call.given
     job.moments = NULL
     job.stats = call.stats
     try:

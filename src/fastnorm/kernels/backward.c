@@ -57,7 +57,7 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
     b->plan = plan;
     b->stats_count = b->tables_count = 0;
     b->sums_per_chunk = 1;
-    b->fused = layout_schedule(plan, 2 * itemsize, threads);
+    b->fused = layout_schedule(plan, 2 * itemsize, threads, 0);
     if (plan->columns) {
         b->strips = up(plan->width, plan->strip);
         if (plan->param_vector) {
