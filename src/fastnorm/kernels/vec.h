@@ -121,31 +121,39 @@ INLINE void store_bytes(void *p, const void *v, size_t size, size_t n) {
 
 /* ---- 16-bit types, as many at a time as a vector has floats ---- */
 
-/* GCC makes a vector of 64 bytes from halves here, and moves them about. */
+/* Round to nearest even on the bits; a NaN is made quiet so that rounding cannot make it inf. */
 #if VBYTES == 64
-INLINE vu32 u16_to_u32(vu16 h) { return (vu32)_mm512_cvtepu16_epi32((__m256i)h); }
-INLINE vu16 u32_to_u16(vu32 v) { return (vu16)_mm512_cvtepi32_epi16((__m512i)v); }
-INLINE vu32 where_nan(vf32 f, vu32 yes, vu32 no) {
+/* One permutation of 16-bit elements moves the halves, where conversion and shift take four
+ * operations. */
+INLINE vf32 bf16_to_f32(vu16 h) {
+    const __m512i to_high_half =
+        _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4,
+                         0, 3, 0, 2, 0, 1, 0, 0, 0);
+    return (vf32)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, to_high_half,
+                                                _mm512_castsi256_si512((__m256i)h));
+}
+INLINE vu16 f32_to_bf16(vf32 f) {
+    const __m512i high_halves = _mm512_castsi256_si512(
+        _mm256_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1));
+    const __m512i bits = (__m512i)f;
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
     const __mmask16 nan = _mm512_cmp_ps_mask((__m512)f, (__m512)f, _CMP_UNORD_Q);
-    return (vu32)_mm512_mask_mov_epi32((__m512i)no, nan, (__m512i)yes);
+    __m512i r = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    r = _mm512_mask_add_epi32(r, odd, r, _mm512_set1_epi32(1));
+    r = _mm512_mask_or_epi32(r, nan, bits, _mm512_set1_epi32(0x400000));
+    return (vu16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(high_halves, r));
 }
 #else
-INLINE vu32 u16_to_u32(vu16 h) { return __builtin_convertvector(h, vu32); }
-INLINE vu16 u32_to_u16(vu32 v) { return __builtin_convertvector(v, vu16); }
 INLINE vu32 select_u32(vi32 condition, vu32 yes, vu32 no) {
     return ((vu32)condition & yes) | (~(vu32)condition & no);
 }
-INLINE vu32 where_nan(vf32 f, vu32 yes, vu32 no) { return select_u32(f == f, no, yes); }
-#endif
-
-INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(u16_to_u32(h) << 16); }
-
-/* Round to nearest even on the bits; a NaN is made quiet so that rounding cannot make it inf. */
+INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(__builtin_convertvector(h, vu32) << 16); }
 INLINE vu16 f32_to_bf16(vf32 f) {
     vu32 bits = (vu32)f;
     vu32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return u32_to_u16(where_nan(f, bits | 0x400000, rounded) >> 16);
+    return __builtin_convertvector(select_u32(f == f, rounded, bits | 0x400000) >> 16, vu16);
 }
+#endif
 
 #if VBYTES == 64
 INLINE vf32 f16_to_f32(vu16 h) { return (vf32)_mm512_cvtph_ps((__m256i)h); }
