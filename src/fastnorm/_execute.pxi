@@ -94,7 +94,7 @@ cdef void execute(Job *job, int threads) noexcept nogil:
     cdef const Plan *plan = job.plan
     cdef ptrdiff_t tiles
     if plan.columns:
-        job.strips = (plan.width + plan.strip - 1) // plan.strip
+        job.strips = strip_count(plan)
         tiles = plan.kept.count * row_chunks(plan) * job.strips
         if job.fused:
             for_ranges(columns_fused, job, plan.kept.count * job.strips, threads)

@@ -79,6 +79,7 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
     ptrdiff_t row_chunks(const Plan *)
+    ptrdiff_t strip_count(const Plan *)
 
     int isa_count()
     const char *isa_name(int tier)

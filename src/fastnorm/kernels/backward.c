@@ -14,16 +14,6 @@ enum {
     TABLE_SHARE = 16       /* the part of the traffic that tables may be */
 };
 
-/* a / b, rounded up */
-static ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-
-static int any_param(const Nest *nest) {
-    for (int d = 0; d < nest->ndim; d++)
-        if (nest->param[d])
-            return 1;
-    return 0;
-}
-
 static ptrdiff_t param_extent(const Nest *nest) {
     ptrdiff_t extent = 1;
     for (int d = 0; d < nest->ndim; d++)
@@ -59,7 +49,7 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
     b->sums_per_chunk = 1;
     b->fused = layout_schedule(plan, 2 * itemsize, threads, 0);
     if (plan->columns) {
-        b->strips = up(plan->width, plan->strip);
+        b->strips = strip_count(plan);
         if (plan->param_vector) {
             b->sums_count = kept->count * (b->fused ? plan->width : row_chunks(plan) * plan->width);
         } else {

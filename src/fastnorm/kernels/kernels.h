@@ -5,6 +5,9 @@
 
 #include <stddef.h>
 
+/* A line of the cache, which streaming stores should fill. */
+#define LINE_BYTES 64
+
 enum {
     MAX_AXES = 65,    /* NumPy's 64, and one more when groups split the channel axis */
     CHUNK = 65536,    /* elements measured together: enough to amortise a merge, and in L2 */
@@ -72,6 +75,12 @@ typedef struct {
     char *y;
     const void *weight, *bias; /* float, or double for float64 data; NULL: none */
 } Plan;
+
+/* a / b, rounded up. */
+static inline ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* The strips of a block of columns. */
+static inline ptrdiff_t strip_count(const Plan *plan) { return up(plan->width, plan->strip); }
 
 /* The chunks of rows of a block of columns; one more are those left over by folding. */
 static inline ptrdiff_t row_chunks(const Plan *plan) {

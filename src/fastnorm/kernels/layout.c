@@ -249,26 +249,22 @@ int layout_balanced(ptrdiff_t tasks, int threads) {
     return tasks >= 4 * threads || tasks % threads == 0;
 }
 
-enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048, LINE_BYTES = 64 };
-
-static ptrdiff_t strip_count(const Plan *plan, ptrdiff_t strip) {
-    return (plan->width + strip - 1) / strip;
-}
+enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
 
 /* Few strips may leave a thread without one: more and narrower ones, if they fit in the cache and
  * the pieces of rows do not get too short. */
 static void even_strips(Plan *plan, ptrdiff_t itemsize, int threads) {
-    const ptrdiff_t blocks = plan->kept.count, line = LINE_BYTES / itemsize;
-    const ptrdiff_t unit = plan->group > 1 ? plan->group : line;
-    ptrdiff_t strips = strip_count(plan, plan->strip);
+    const ptrdiff_t blocks = plan->kept.count;
+    const ptrdiff_t unit = plan->group > 1 ? plan->group : LINE_BYTES / itemsize;
+    ptrdiff_t strips = strip_count(plan);
     if (threads == 1 || plan->fold > 1 || layout_balanced(blocks * strips, threads))
         return;
     while (blocks * strips % threads)
         strips++;
-    const ptrdiff_t strip = (plan->width / strips / unit + 1) * unit;
+    const ptrdiff_t strip = up(up(plan->width, strips), unit) * unit;
     if (strip * itemsize >= LEAST_RUN_BYTES / 2 && strip <= plan->strip &&
         plan->rows.count * strip * itemsize <= CACHE_BYTES &&
-        layout_balanced(blocks * strip_count(plan, strip), threads))
+        layout_balanced(blocks * up(plan->width, strip), threads))
         plan->strip = strip;
 }
 
@@ -290,7 +286,6 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int even) {
         plan->strip = plan->width;
     if (even)
         even_strips(plan, itemsize, threads);
-    const ptrdiff_t strips = strip_count(plan, plan->strip);
     return threads == 1 || (plan->rows.count * plan->strip * itemsize <= CACHE_BYTES &&
-                            layout_balanced(plan->kept.count * strips, threads));
+                            layout_balanced(plan->kept.count * strip_count(plan), threads));
 }

@@ -48,16 +48,31 @@ static inline void cursor_next(Cursor *c) {
     }
 }
 
-/* n positions on, which are all in the innermost loop (or end it). */
-static inline void cursor_skip(Cursor *c, ptrdiff_t n) {
+/* From a position to the next in the innermost loop; nothing without loops. */
+static inline void inner_step(const Nest *nest, Place *step) {
+    const int last = nest->ndim - 1;
+    step->x = last < 0 ? 0 : nest->x[last];
+    step->y = last < 0 ? 0 : nest->y[last];
+    step->param = last < 0 ? 0 : nest->param[last];
+    step->stat = last < 0 ? 0 : nest->stat[last];
+}
+
+/* Positions from here to the end of the innermost loop. */
+static inline ptrdiff_t inner_left(const Cursor *c) {
     const int last = c->nest->ndim - 1;
-    if (last < 0)
-        return;
-    c->index[last] += n - 1;
-    c->at.x += (n - 1) * c->nest->x[last];
-    c->at.y += (n - 1) * c->nest->y[last];
-    c->at.param += (n - 1) * c->nest->param[last];
-    c->at.stat += (n - 1) * c->nest->stat[last];
+    return last < 0 ? 1 : c->nest->size[last] - c->index[last];
+}
+
+/* n positions on, no more than are left in the innermost loop. */
+static inline void cursor_skip(Cursor *c, ptrdiff_t n) {
+    Place step;
+    inner_step(c->nest, &step);
+    if (c->nest->ndim > 0)
+        c->index[c->nest->ndim - 1] += n - 1;
+    c->at.x += (n - 1) * step.x;
+    c->at.y += (n - 1) * step.y;
+    c->at.param += (n - 1) * step.param;
+    c->at.stat += (n - 1) * step.stat;
     cursor_next(c);
 }
 
@@ -69,13 +84,14 @@ typedef struct {
 } RowWalk;
 
 static inline void rows_seek(RowWalk *w, ptrdiff_t position) {
-    const int last = w->nest->ndim - 1;
     Cursor cursor;
+    Place step;
     cursor_at(&cursor, w->nest, position);
+    inner_step(w->nest, &step);
     w->position = position;
     w->at = w->base + cursor.at.x;
-    w->left = last < 0 ? 1 : w->nest->size[last] - cursor.index[last];
-    w->stride = last < 0 ? 0 : w->nest->x[last];
+    w->left = inner_left(&cursor);
+    w->stride = step.x;
 }
 
 /* Past n rows, of which at least so many are left. */
@@ -91,6 +107,13 @@ static inline const char *rows_next(RowWalk *w) {
     const char *row = w->at;
     rows_skip(w, 1);
     return row;
+}
+
+static inline int any_param(const Nest *nest) {
+    for (int d = 0; d < nest->ndim; d++)
+        if (nest->param[d])
+            return 1;
+    return 0;
 }
 
 /* Walking the columns of a strip, because divisions are slow: a column's channel, and the number of
@@ -144,8 +167,9 @@ static inline void chunk_of(const Walk *walk, ptrdiff_t chunk, Chunk *c) {
 /* From a run of the output to the one after the next (or from a unit to such a unit, if units are
  * runs), in bytes; a guess, for what is fetched ahead. */
 static inline ptrdiff_t two_runs(const Plan *plan) {
-    const Nest *runs = plan->apply.runs.ndim ? &plan->apply.runs : &plan->kept;
-    return runs->ndim ? 2 * runs->y[runs->ndim - 1] : 0;
+    Place step;
+    inner_step(plan->apply.runs.ndim ? &plan->apply.runs : &plan->kept, &step);
+    return 2 * step.y;
 }
 
 #endif

@@ -52,9 +52,6 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-/* A line of the cache, which streaming stores should fill. */
-#define LINE_BYTES 64
-
 /* How far ahead to fetch what is read in an order that processors do not foresee. */
 #define AHEAD_BYTES 4096
 
@@ -290,8 +287,7 @@ INLINE u32x4 zip_high(size_t size, u32x4 a, u32x4 b) {
                        : (u32x4)SHUFFLE(u64x2, a, b, 1, 3);
 }
 
-/* Zipping all rows with those half of them away turns them, after as many times as 2 has to be
- * multiplied to give their number. */
+/* Each row is zipped with the one half of all rows further on; log2(rows) times that turns them. */
 INLINE void turn_tile(size_t size, u32x4 *v) {
     const int rows = 16 / (int)size;
     UNROLL
