@@ -304,43 +304,43 @@ INLINE void turn_tile(size_t size, u32x4 *v) {
     }
 }
 
-/* ---- the sum of all lanes: halves are added until one is left ---- */
+/* ---- the sum of all lanes: halves are added until one is left ----
+ *
+ * By instructions for the halves: as parts of memory, vectors would be stored to be loaded again.
+ */
 
 typedef double f64x2 __attribute__((vector_size(16)));
 typedef float f32x4 __attribute__((vector_size(16)));
-#if VBYTES >= 32
-typedef double f64x4 __attribute__((vector_size(32)));
-typedef float f32x8 __attribute__((vector_size(32)));
-#endif
-
-#define HALVES(vector, half)                                                                       \
-    half half##_low, half##_high;                                                                  \
-    memcpy(&half##_low, &vector, sizeof(half));                                                    \
-    memcpy(&half##_high, (const char *)&vector + sizeof(half), sizeof(half));                      \
-    half half##_sum = half##_low + half##_high
 
 INLINE double f64_sum(vf64 v) {
 #if VBYTES == 64
-    HALVES(v, f64x4);
-    HALVES(f64x4_sum, f64x2);
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256((__m512d)v), _mm512_extractf64x4_pd((__m512d)v, 1));
 #elif VBYTES == 32
-    HALVES(v, f64x2);
-#else
-    const f64x2 f64x2_sum = v;
+    const __m256d four = (__m256d)v;
 #endif
-    return f64x2_sum[0] + f64x2_sum[1];
+#if VBYTES >= 32
+    const f64x2 two = (f64x2)_mm256_castpd256_pd128(four) + (f64x2)_mm256_extractf128_pd(four, 1);
+#else
+    const f64x2 two = v;
+#endif
+    return two[0] + two[1];
 }
 
 INLINE float f32_sum(vf32 v) {
 #if VBYTES == 64
-    HALVES(v, f32x8);
-    HALVES(f32x8_sum, f32x4);
+    const __m256 eight =
+        _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
 #elif VBYTES == 32
-    HALVES(v, f32x4);
-#else
-    const f32x4 f32x4_sum = v;
+    const __m256 eight = (__m256)v;
 #endif
-    return (f32x4_sum[0] + f32x4_sum[2]) + (f32x4_sum[1] + f32x4_sum[3]);
+#if VBYTES >= 32
+    const f32x4 four =
+        (f32x4)_mm256_castps256_ps128(eight) + (f32x4)_mm256_extractf128_ps(eight, 1);
+#else
+    const f32x4 four = v;
+#endif
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* ---- a * b + c, rounded once ---- */
