@@ -196,7 +196,7 @@ def test_matrices(function, rng):
     """(N, C), without spatial axes."""
     options = {"training": True} if function == "batch_norm" else {}
     op = Operation(function, function, 1, options)
-    for shape in ((100_000, 3), (3000, 100), (300, 1000), (64, 4096), (2, 70_000)):
+    for shape in ((100_000, 3), (3000, 100), (300, 1000), (64, 4096), (2, 70_000), (3100, 1300)):
         x = normal(rng, shape, mean=3)
         arguments = op.arguments(x, rng)
         assert_bits_everywhere(op, x, arguments)
@@ -234,11 +234,12 @@ def test_arrays_beyond_every_cache(op, rng):
     assert_same_bits(x, expected, "in place")
 
 
-@pytest.mark.parametrize("spatial", [3, 9, 16, 49, 64, 100, 196, 256, 289])
+@pytest.mark.parametrize("spatial", [3, 9, 16, 49, 64, 100, 196, 256, 289, 768, 5000, 70_000])
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @every_operation
-def test_short_runs_beyond_every_cache(op, name, spatial, rng):
-    """Stored as whole lines by way of the cache, some of which two runs share."""
+def test_runs_beyond_every_cache(op, name, spatial, rng):
+    """Short ones are stored as whole lines by way of the cache, some of which two runs share; from
+    256 elements on, the next ones are measured meanwhile."""
     many = 1_100_000 // (3 * spatial)
     for shape in ((3, many, spatial), (many, 3, spatial)):
         x = normal(rng, shape, np.dtype(np.float32), mean=3)

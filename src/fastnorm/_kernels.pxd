@@ -104,7 +104,7 @@ cdef extern from "kernels/layout.h" nogil:
         int param_axis[65]
 
     bint layout_plan(Plan *, Order *, Axis *, int n, ptrdiff_t itemsize, bint given)
-    bint layout_schedule(Plan *, ptrdiff_t itemsize, int threads, bint even)
+    bint layout_schedule(Plan *, ptrdiff_t itemsize, int threads, bint forward)
 
 cdef extern from "kernels/moments.h" nogil:
     void pool_unit(const Plan *, const Moments *, Stat *, ptrdiff_t unit)

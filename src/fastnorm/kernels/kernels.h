@@ -12,6 +12,7 @@ enum {
     MAX_AXES = 65,    /* NumPy's 64, and one more when groups split the channel axis */
     CHUNK = 65536,    /* elements measured together: enough to amortise a merge, and in L2 */
     STRIP = 512,      /* columns at a time: their sums stay in L1 */
+    WIDEST = 1024,    /* in two passes: longer pieces of rows, from memory, are read faster */
     FOLD_WIDTH = 128, /* few columns are laid side by side up to this many */
     SHORT_ROW = 32    /* shorter rows are turned into columns */
 };
@@ -81,6 +82,11 @@ static inline ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* The strips of a block of columns. */
 static inline ptrdiff_t strip_count(const Plan *plan) { return up(plan->width, plan->strip); }
+
+/* Whether statistics and parameters vary along different directions. */
+static inline int is_split(const Plan *plan) {
+    return (plan->weight || plan->bias) && !plan->param_vector;
+}
 
 /* The chunks of rows of a block of columns; one more are those left over by folding. */
 static inline ptrdiff_t row_chunks(const Plan *plan) {

@@ -268,7 +268,18 @@ static void even_strips(Plan *plan, ptrdiff_t itemsize, int threads) {
         plan->strip = strip;
 }
 
-int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int even) {
+/* In two passes strips are measured and applied from memory, which gives more of longer pieces.
+ * Returns whether that is so. */
+static int widen_strips(Plan *plan, int threads) {
+    const ptrdiff_t strip = MIN(plan->width, MAX(WIDEST / plan->group, 1) * plan->group);
+    const ptrdiff_t tasks = plan->kept.count * up(plan->width, strip) * row_chunks(plan);
+    if (plan->fold > 1 || is_split(plan) || strip <= plan->strip || tasks < 3 * threads)
+        return 0;
+    plan->strip = strip;
+    return 1;
+}
+
+int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     if (!plan->columns)
         return threads == 1 || plan->short_rows ||
                (plan->count * itemsize <= CACHE_BYTES &&
@@ -284,8 +295,10 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int even) {
     plan->strip = MIN(plan->width, MAX(columns / group, 1) * group);
     if (plan->fold > 1)
         plan->strip = plan->width;
-    if (even)
+    if (forward)
         even_strips(plan, itemsize, threads);
-    return threads == 1 || (plan->rows.count * plan->strip * itemsize <= CACHE_BYTES &&
-                            layout_balanced(plan->kept.count * strip_count(plan), threads));
+    const int fits = plan->rows.count * plan->strip * itemsize <= CACHE_BYTES;
+    if (forward && !fits && widen_strips(plan, threads))
+        return 0;
+    return threads == 1 || (fits && layout_balanced(plan->kept.count * strip_count(plan), threads));
 }

@@ -33,10 +33,10 @@ typedef struct {
 int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize, int given);
 
 /* Choose how the work is divided for so many threads, which changes no result.  Returns whether
- * each statistic is measured and applied in one go (fused), or all are measured first.  even: the
- * width of strips may depend on the threads as well (not in the backward pass, which adds up
- * gradients of rows by strips). */
-int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int even);
+ * each statistic is measured and applied in one go (fused), or all are measured first.  Not
+ * `forward`: the width of strips must depend on the shape alone, because gradients of rows are
+ * added up by strips. */
+int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward);
 
 /* Whether so many equal tasks keep all threads busy to the end. */
 int layout_balanced(ptrdiff_t tasks, int threads);
