@@ -49,6 +49,7 @@ enum {
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
 #define SUM_REAL(v) f32_sum(v)
+#define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) f32_load_f64(p, out)
 #define FROM_WIDE(v) f64_to_f32(v)
@@ -66,6 +67,7 @@ enum {
 #define VBITS vu64
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define SUM_REAL(v) f64_sum(v)
+#define SUMS_REAL(v, out) f64_sums(v, out)
 #define TO_WIDE(v, out) (void)((out)[0] = (v))
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) (v)[0]
@@ -83,6 +85,7 @@ enum {
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
 #define SUM_REAL(v) f32_sum(v)
+#define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
@@ -100,6 +103,7 @@ enum {
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
 #define SUM_REAL(v) f32_sum(v)
+#define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)

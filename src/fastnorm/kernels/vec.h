@@ -343,6 +343,55 @@ INLINE float f32_sum(vf32 v) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+/* The sums of eight vectors, in as many vectors as those take.  Lanes of two vectors are added by
+ * one instruction when half of each is enough, so that eight cost as much as three alone. */
+enum { F32_OF_8 = VBYTES < 32 ? 32 / VBYTES : 1, F64_OF_8 = 64 / VBYTES };
+
+#if VBYTES == 64
+INLINE void f64_sums(const vf64 *v, vf64 *out) {
+    __m512d t[8];
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        t[k] = _mm512_add_pd(_mm512_shuffle_f64x2((__m512d)v[k], (__m512d)v[k + 4], 0x44),
+                             _mm512_shuffle_f64x2((__m512d)v[k], (__m512d)v[k + 4], 0xee));
+    UNROLL
+    for (int k = 0; k < 2; k++)
+        t[k] = _mm512_add_pd(_mm512_shuffle_f64x2(t[k], t[k + 2], 0x88),
+                             _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd));
+    t[0] = _mm512_add_pd(_mm512_unpacklo_pd(t[0], t[1]), _mm512_unpackhi_pd(t[0], t[1]));
+    out[0] = (vf64)_mm512_shuffle_f64x2(t[0], t[0], 0xd8); /* of 0 1, 4 5, 2 3, 6 7 */
+}
+
+INLINE void f32_sums(const vf32 *v, vf32 *out) {
+    const __m512i in_order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 14, 12, 6, 4, 10, 8, 2, 0);
+    __m512 t[8];
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        t[k] = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)v[k], (__m512)v[k + 4], 0x44),
+                             _mm512_shuffle_f32x4((__m512)v[k], (__m512)v[k + 4], 0xee));
+    UNROLL
+    for (int k = 0; k < 2; k++)
+        t[k] = _mm512_add_ps(_mm512_shuffle_f32x4(t[k], t[k + 2], 0x88),
+                             _mm512_shuffle_f32x4(t[k], t[k + 2], 0xdd));
+    const __m512d a = _mm512_castps_pd(t[0]), b = _mm512_castps_pd(t[1]);
+    t[0] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    t[0] = _mm512_add_ps(t[0], _mm512_permute_ps(t[0], 0xb1));
+    out[0] = (vf32)_mm512_permutexvar_ps(in_order, t[0]);
+}
+#else
+INLINE void f64_sums(const vf64 *v, vf64 *out) {
+    UNROLL
+    for (int k = 0; k < 8; k++)
+        out[k / F64_LANES][k % F64_LANES] = f64_sum(v[k]);
+}
+INLINE void f32_sums(const vf32 *v, vf32 *out) {
+    UNROLL
+    for (int k = 0; k < 8; k++)
+        out[k / (2 * F64_LANES)][k % (2 * F64_LANES)] = f32_sum(v[k]);
+}
+#endif
+
 /* ---- a * b + c, rounded once ---- */
 
 #if VBYTES == 64
