@@ -1,0 +1,114 @@
+"""Runs that follow each other in memory are stored as one, and eight rows' numbers are made at a
+time: no row may show where it lies, beside which others, or how many there are.
+
+Every row is compared with itself alone, which has no seam, and no seven others.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import DTYPES, Array, assert_same_bits, every_dtype, normal
+
+import fastnorm
+from fastnorm import _core
+
+# Around lines and vectors, the longest that are turned into columns, and those from which on the
+# sums are made meanwhile and by steps.
+LENGTHS = [31, 32, 33, 47, 48, 49, 63, 64, 95, 96, 97, 128, 200, 255, 256, 257, 384, 385, 768, 1025]
+
+
+def placed(values: Array, offset: int) -> Array:
+    """A copy that begins so many elements after a line of the cache."""
+    line = 64 // values.itemsize
+    memory = np.zeros(values.size + 2 * line, values.dtype)
+    start = -memory.ctypes.data % 64 // values.itemsize + offset % line
+    copy = memory[start : start + values.size].reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def rows_of(n: int, rows: int, dtype: np.dtype, rng: np.random.Generator) -> Array:
+    x = normal(rng, (rows, n), np.dtype(np.float64), mean=3)
+    if rows > 4:
+        # beyond the form that the others are computed in; float16 has nothing there
+        x[rows // 2] += 3e4 if dtype == np.float16 else 1e6
+    if rows > 7:
+        x[5] *= 1e-18  # squares that float32 loses
+        x[6] = 7.25  # all the same
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@every_dtype
+def test_rows_beside_others_and_alone(dtype, n, rng):
+    param = np.float64 if dtype == np.float64 else np.float32
+    weight, bias = (normal(rng, (n,), np.dtype(param)) for _ in range(2))
+    for rows, offset in itertools.product((2, 3, 4, 7, 8, 9, 16, 17, 25), (0, 1, 4, 15)):
+        x = placed(rows_of(n, rows, dtype, rng), offset)
+        out = placed(np.zeros_like(x), offset + rows)
+        for function in (
+            lambda x, out=None: fastnorm.layer_norm(x, n, weight, bias, out=out),
+            lambda x, out=None: fastnorm.layer_norm(x, n, weight, out=out),
+            lambda x, out=None: fastnorm.layer_norm(x, n, bias=bias, out=out),
+            lambda x, out=None: fastnorm.layer_norm(x, n, out=out),
+            lambda x, out=None: fastnorm.rms_norm(x, n, weight, out=out),
+            lambda x, out=None: fastnorm.rms_norm(x, n, out=out),
+        ):
+            alone = np.concatenate([function(row[None]) for row in x])
+            assert_same_bits(function(x, out=out), alone, f"{rows} rows at {offset}")
+            gaps = np.zeros((rows, n + 3), dtype)[:, :n]
+            gaps[...] = x
+            assert_same_bits(function(gaps), alone, f"{rows} rows with gaps")
+            own = x.copy()
+            assert_same_bits(function(own, out=own), alone, f"{rows} rows in place")
+
+
+@pytest.mark.parametrize("n", [16, 25, 31, 32, 49, 64, 100, 196, 289, 1024])
+@every_dtype
+def test_maps_beside_others_and_alone(dtype, n, rng):
+    """Batch norm in inference, whose maps follow each other, and so do its weights."""
+    for channels, offset in itertools.product((1, 2, 5, 8, 16, 19), (0, 1, 7)):
+        x = placed(normal(rng, (3, channels, n), np.dtype(np.float32)).astype(dtype), offset)
+        mean, weight, bias = (normal(rng, (channels,), np.dtype(np.float32)) for _ in range(3))
+        var = np.abs(normal(rng, (channels,), np.dtype(np.float32))) + 0.5
+        alone = np.concatenate(
+            [
+                fastnorm.batch_norm(
+                    x[:, c : c + 1], *(a[c : c + 1] for a in (mean, var, weight, bias))
+                )
+                for c in range(channels)
+            ],
+            axis=1,
+        )
+        out = placed(np.zeros_like(x), offset + 3)
+        fastnorm.batch_norm(x, mean, var, weight, bias, out=out)
+        assert_same_bits(out, alone, f"{channels} channels at {offset}")
+
+
+@pytest.mark.parametrize("n", [32, 49, 96, 100, 256, 300, 768, 1025])
+@pytest.mark.parametrize("name", DTYPES)
+def test_rows_past_the_cache(name, n, rng):
+    """More than is kept in the cache, on every tier, by two threads, and at every offset in a line:
+    what is beside the output stays."""
+    dtype = DTYPES[name]
+    rows = (5 << 20) // 2 // (n * dtype.itemsize)
+    x = rows_of(n, rows, dtype, rng)
+    param = np.float64 if dtype == np.float64 else np.float32
+    weight, bias = (normal(rng, (n,), np.dtype(param)) for _ in range(2))
+    some = np.r_[0:40, rows // 2 - 20 : rows // 2 + 20, rows - 17 : rows]
+    alone = np.concatenate([fastnorm.layer_norm(x[k : k + 1], n, weight, bias) for k in some])
+    line = 64 // dtype.itemsize
+    expected = None
+    for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
+        _core.use_isa(isa)
+        memory = placed(np.ones(x.size + 2 * line, dtype), offset)
+        out = memory[line:-line].reshape(x.shape)
+        fastnorm.layer_norm(x, n, weight, bias, out=out)
+        assert_same_bits(out[some], alone, f"{isa} at {offset}")
+        expected = out.copy() if expected is None else expected
+        assert_same_bits(out, expected, f"{isa} at {offset}, all")
+        assert (memory[:line] == 1).all()
+        assert (memory[-line:] == 1).all()
