@@ -1,6 +1,7 @@
 /* All kernels for all element types, compiled once per tier: TIER is its name in identifiers, and
  * the compiler's flags say which instructions it may use. */
 #include "backward.h"
+#include "lanes.h"
 #include "nest.h"
 #include "vec.h"
 
