@@ -77,22 +77,6 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
 
 /* ---- statistics ---- */
 
-static void finish(const Backward *b, double n, const GradSums *sums, GradStat *out) {
-    if (b->constant) {
-        *out = (GradStat){0, 0, 0};
-        return;
-    }
-    out->shift = b->plan->centre ? sums->x / n : 0;
-    out->g = b->plan->centre ? sums->g / n : 0;
-    out->gx = (sums->gx - out->shift * sums->g) / n;
-}
-
-static void add_sums(GradSums *to, const GradSums *from, double weight) {
-    to->g += weight * from->g;
-    to->gx += weight * from->gx;
-    to->x += from->x;
-}
-
 /* Visit the sums of a unit of rows with one parameter for a run; `param` is that of the unit. */
 typedef void Visit(const Backward *b, GradSums *sums, ptrdiff_t param, void *to);
 
@@ -109,19 +93,19 @@ static void visit_sums(const Backward *b, ptrdiff_t param, GradSums *sums, Visit
 }
 
 static void add_to_total(const Backward *b, GradSums *sums, ptrdiff_t param, void *total) {
-    add_sums(total, sums, grad_weight(b, param));
+    grad_add_sums(total, sums, grad_weight(b, param));
 }
 
 void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradStat *out) {
     GradSums total = {0, 0, 0};
     if (b->plan->param_vector) { /* the weight is in them */
         for (ptrdiff_t i = 0; i < b->plan->apply.chunks; i++)
-            add_sums(&total, &sums[i], 1);
-        finish(b, (double)b->plan->count, &total, out);
+            grad_add_sums(&total, &sums[i], 1);
+        grad_finish(b, (double)b->plan->count, &total, out);
         return;
     }
     visit_sums(b, param, sums, add_to_total, &total);
-    finish(b, (double)b->plan->count, &total, out);
+    grad_finish(b, (double)b->plan->count, &total, out);
     for (ptrdiff_t i = 0; i < b->plan->apply.chunks * b->sums_per_chunk; i++)
         sums[i].gx -= out->shift * sums[i].g;
 }
@@ -140,12 +124,12 @@ void grad_finish_columns(const Backward *b, ptrdiff_t param, ptrdiff_t first, pt
     const ptrdiff_t channels = width / plan->fold;
     for (ptrdiff_t f = 1; f < plan->fold; f++)
         for (ptrdiff_t i = 0; i < channels; i++)
-            add_sums(&columns[i], &columns[f * channels + i], 1);
+            grad_add_sums(&columns[i], &columns[f * channels + i], 1);
     for (ptrdiff_t start = 0; start < channels; start += plan->group, out++) {
         GradSums total = {0, 0, 0};
         for (ptrdiff_t i = start; i < start + plan->group; i++)
-            add_sums(&total, &columns[i], own ? grad_weight(b, param + first + i) : 1);
-        finish(b, (double)plan->count, &total, out);
+            grad_add_sums(&total, &columns[i], own ? grad_weight(b, param + first + i) : 1);
+        grad_finish(b, (double)plan->count, &total, out);
         for (ptrdiff_t i = start; i < start + plan->group; i++)
             columns[i].gx -= out->shift * columns[i].g;
     }
@@ -157,7 +141,7 @@ void grad_add_columns(const Backward *b, ptrdiff_t chunk, ptrdiff_t width, const
     if (chunk == plan->chunks)
         width = plan->tail_rows * (plan->width / plan->fold);
     for (ptrdiff_t i = 0; i < width; i++)
-        add_sums(&to[i], &from[i], 1);
+        grad_add_sums(&to[i], &from[i], 1);
 }
 
 void grad_pool_columns(const Backward *b, ptrdiff_t block, ptrdiff_t strip) {

@@ -90,6 +90,23 @@ static inline double grad_weight(const Backward *b, ptrdiff_t param) {
     return !w ? 1 : b->wide ? ((const double *)w)[param] : (double)((const float *)w)[param];
 }
 
+static inline void grad_add_sums(GradSums *to, const GradSums *from, double weight) {
+    to->g += weight * from->g;
+    to->gx += weight * from->gx;
+    to->x += from->x;
+}
+
+/* A statistic of n elements, from all their sums. */
+static inline void grad_finish(const Backward *b, double n, const GradSums *sums, GradStat *out) {
+    if (b->constant) {
+        *out = (GradStat){0, 0, 0};
+        return;
+    }
+    out->shift = b->plan->centre ? sums->x / n : 0;
+    out->g = b->plan->centre ? sums->g / n : 0;
+    out->gx = (sums->gx - out->shift * sums->g) / n;
+}
+
 /* Where a walk of rows has its sums. */
 static inline GradSums *grad_unit_sums(const Backward *b, ptrdiff_t unit) {
     return b->sums + unit * b->plan->apply.chunks * b->sums_per_chunk;
