@@ -112,3 +112,99 @@ def test_rows_past_the_cache(name, n, rng):
         assert_same_bits(out, expected, f"{isa} at {offset}, all")
         assert (memory[:line] == 1).all()
         assert (memory[-line:] == 1).all()
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@every_dtype
+def test_gradients_of_rows_beside_others_and_alone(dtype, n, rng):
+    """dx of a row is that of the row alone; gradients of parameters do not depend on the place."""
+    param = np.float64 if dtype == np.float64 else np.float32
+    weight = normal(rng, (n,), np.dtype(param))
+    for rows in (2, 3, 7, 8, 9, 17, 25):
+        x, grad = (normal(rng, (rows, n), np.dtype(np.float64)).astype(dtype) for _ in range(2))
+        _, mean, rstd = fastnorm.layer_norm(x, n, return_stats=True)
+        for w in (weight, None):
+            alone = np.concatenate(
+                [
+                    fastnorm.layer_norm_backward(*rest, w, normalized_shape=n)[0]
+                    for rest in zip(
+                        *(np.split(a, rows) for a in (grad, x, mean, rstd)), strict=True
+                    )
+                ]
+            )
+            gaps = [np.zeros((rows, n + 3), dtype)[:, :n] for _ in range(3)]
+            gaps[0][...], gaps[1][...] = grad, x
+            expected = fastnorm.layer_norm_backward(
+                gaps[0], gaps[1], mean, rstd, w, normalized_shape=n, out=gaps[2]
+            )
+            assert_same_bits(expected[0], alone, f"{rows} rows with gaps")
+            for offset in (0, 1, 4, 15):
+                g, out = placed(grad, offset), placed(np.zeros_like(x), offset + rows)
+                for a in (out, g):
+                    result = fastnorm.layer_norm_backward(
+                        g, placed(x, 3 * offset), mean, rstd, w, normalized_shape=n, out=a
+                    )
+                    for got, want in zip(result, expected, strict=True):
+                        assert_same_bits(got, want, f"{rows} rows at {offset}")
+
+
+@pytest.mark.parametrize("n", [9, 25, 32, 49, 64, 100, 196, 289, 1024])
+@every_dtype
+def test_gradients_of_maps_beside_others_and_alone(dtype, n, rng):
+    for channels, offset in itertools.product((1, 2, 5, 8, 16, 19), (0, 1, 7)):
+        shape = (3, channels, n)
+        x, grad = (placed(normal(rng, shape, np.dtype("f8")).astype(dtype), offset) for _ in "xg")
+        weight = normal(rng, (channels,), np.dtype(np.float32))
+        _, mean, rstd = fastnorm.batch_norm(x, None, None, training=True, return_stats=True)
+        for training in (True, False):
+            alone = [
+                fastnorm.batch_norm_backward(
+                    *(a[:, c : c + 1] for a in (grad, x)),
+                    *(a[c : c + 1] for a in (mean, rstd, weight)),
+                    training=training,
+                )
+                for c in range(channels)
+            ]
+            out = placed(np.zeros_like(x), offset + 3)
+            result = fastnorm.batch_norm_backward(
+                grad, x, mean, rstd, weight, training=training, out=out
+            )
+            for got, want, axis in zip(result, zip(*alone, strict=True), (1, 0, 0), strict=True):
+                assert_same_bits(got, np.concatenate(want, axis), f"{channels} at {offset}")
+
+
+@pytest.mark.parametrize("shape", [(96,), (100,), (768,), (1040,), (7, 7), (14, 14), (32, 32)])
+@pytest.mark.parametrize("name", DTYPES)
+def test_gradients_past_the_cache(name, shape, rng):
+    """More than is kept in the cache, on every tier, by two threads, and at every offset in a line:
+    what is beside the output stays."""
+    dtype = DTYPES[name]
+    n = int(np.prod(shape))
+    rows = (5 << 20) // 2 // (n * dtype.itemsize) // 40 * 40
+    x, grad = (normal(rng, (rows, n), np.dtype(np.float32)).astype(dtype) for _ in range(2))
+    if len(shape) == 1:
+        _, mean, rstd = fastnorm.layer_norm(x, n, return_stats=True)
+        weight = normal(rng, (n,), np.dtype(np.float32))
+
+        def backward(g, a, out):
+            return fastnorm.layer_norm_backward(
+                g, a, mean, rstd, weight, normalized_shape=n, out=out
+            )
+    else:
+        x, grad = (a.reshape(4, rows // 4, *shape) for a in (x, grad))
+        _, mean, rstd = fastnorm.batch_norm(x, None, None, training=True, return_stats=True)
+        weight = normal(rng, (rows // 4,), np.dtype(np.float32))
+
+        def backward(g, a, out):
+            return fastnorm.batch_norm_backward(g, a, mean, rstd, weight, out=out)
+
+    expected = backward(grad, x, None)
+    line = 64 // dtype.itemsize
+    for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
+        _core.use_isa(isa)
+        memory = placed(np.ones(x.size + 2 * line, dtype), offset)
+        out = memory[line:-line].reshape(x.shape)
+        for got, want in zip(backward(grad, x, out), expected, strict=True):
+            assert_same_bits(got, want, f"{isa} at {offset}")
+        assert (memory[:line] == 1).all()
+        assert (memory[-line:] == 1).all()

@@ -101,11 +101,11 @@ void grad_finish_unit(const Backward *b, ptrdiff_t param, GradSums *sums, GradSt
     if (b->plan->param_vector) { /* the weight is in them */
         for (ptrdiff_t i = 0; i < b->plan->apply.chunks; i++)
             grad_add_sums(&total, &sums[i], 1);
-        grad_finish(b, (double)b->plan->count, &total, out);
+        grad_finish(b->plan->centre, b->constant, (double)b->plan->count, &total, out);
         return;
     }
     visit_sums(b, param, sums, add_to_total, &total);
-    grad_finish(b, (double)b->plan->count, &total, out);
+    grad_finish(b->plan->centre, b->constant, (double)b->plan->count, &total, out);
     for (ptrdiff_t i = 0; i < b->plan->apply.chunks * b->sums_per_chunk; i++)
         sums[i].gx -= out->shift * sums[i].g;
 }
@@ -129,7 +129,7 @@ void grad_finish_columns(const Backward *b, ptrdiff_t param, ptrdiff_t first, pt
         GradSums total = {0, 0, 0};
         for (ptrdiff_t i = start; i < start + plan->group; i++)
             grad_add_sums(&total, &columns[i], own ? grad_weight(b, param + first + i) : 1);
-        grad_finish(b, (double)plan->count, &total, out);
+        grad_finish(plan->centre, b->constant, (double)plan->count, &total, out);
         for (ptrdiff_t i = start; i < start + plan->group; i++)
             columns[i].gx -= out->shift * columns[i].g;
     }

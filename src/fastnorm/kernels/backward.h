@@ -96,15 +96,14 @@ static inline void grad_add_sums(GradSums *to, const GradSums *from, double weig
     to->x += from->x;
 }
 
-/* A statistic of n elements, from all their sums. */
-static inline void grad_finish(const Backward *b, double n, const GradSums *sums, GradStat *out) {
-    if (b->constant) {
-        *out = (GradStat){0, 0, 0};
-        return;
-    }
-    out->shift = b->plan->centre ? sums->x / n : 0;
-    out->g = b->plan->centre ? sums->g / n : 0;
-    out->gx = (sums->gx - out->shift * sums->g) / n;
+/* A statistic of n elements, from all their sums (without branches, for loops over units); the sum
+ * of xhat is zero without a mean. */
+static inline void grad_finish(int centre, int constant, double n, const GradSums *sums,
+                               GradStat *out) {
+    const double shift = sums->x / n, g = sums->g / n, gx = (sums->gx - shift * sums->g) / n;
+    out->shift = constant ? 0 : shift;
+    out->g = constant || !centre ? 0 : g;
+    out->gx = constant ? 0 : gx;
 }
 
 /* Where a walk of rows has its sums. */
