@@ -297,6 +297,10 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
         plan->strip = plan->width;
     if (forward)
         even_strips(plan, itemsize, threads);
+    else if (plan->fold == 1) { /* equal ones, of whole lines */
+        const ptrdiff_t unit = group > 1 ? group : LINE_BYTES / (itemsize / 2);
+        plan->strip = up(up(plan->width, strip_count(plan)), unit) * unit;
+    }
     const int fits = plan->rows.count * plan->strip * itemsize <= CACHE_BYTES;
     if (forward && !fits && widen_strips(plan, threads))
         return 0;
