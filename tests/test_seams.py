@@ -173,6 +173,19 @@ def test_gradients_of_maps_beside_others_and_alone(dtype, n, rng):
                 assert_same_bits(got, np.concatenate(want, axis), f"{channels} at {offset}")
 
 
+def assert_same_at_every_offset(backward, grad: Array, x: Array) -> None:
+    expected = backward(grad, x, None)
+    line = 64 // x.itemsize
+    for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
+        _core.use_isa(isa)
+        memory = placed(np.ones(x.size + 2 * line, x.dtype), offset)
+        out = memory[line:-line].reshape(x.shape)
+        for got, want in zip(backward(grad, x, out), expected, strict=True):
+            assert_same_bits(got, want, f"{isa} at {offset}")
+        assert (memory[:line] == 1).all()
+        assert (memory[-line:] == 1).all()
+
+
 @pytest.mark.parametrize("shape", [(96,), (100,), (768,), (1040,), (7, 7), (14, 14), (32, 32)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_gradients_past_the_cache(name, shape, rng):
@@ -198,13 +211,28 @@ def test_gradients_past_the_cache(name, shape, rng):
         def backward(g, a, out):
             return fastnorm.batch_norm_backward(g, a, mean, rstd, weight, out=out)
 
-    expected = backward(grad, x, None)
-    line = 64 // dtype.itemsize
-    for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
-        _core.use_isa(isa)
-        memory = placed(np.ones(x.size + 2 * line, dtype), offset)
-        out = memory[line:-line].reshape(x.shape)
-        for got, want in zip(backward(grad, x, out), expected, strict=True):
-            assert_same_bits(got, want, f"{isa} at {offset}")
-        assert (memory[:line] == 1).all()
-        assert (memory[-line:] == 1).all()
+    assert_same_at_every_offset(backward, grad, x)
+
+
+@pytest.mark.parametrize("width", [112, 196, 260, 500, 1000, 1001, 3136])
+@pytest.mark.parametrize("name", DTYPES)
+def test_gradients_of_columns_past_the_cache(name, width, rng):
+    """Rows that are summed along the columns of which dx is stored by lines."""
+    dtype = DTYPES[name]
+    rows = 21
+    blocks = (5 << 20) // 2 // (rows * width * dtype.itemsize)
+    x, grad = (
+        normal(rng, (blocks, rows, width), np.dtype(np.float32)).astype(dtype) for _ in range(2)
+    )
+    weight = normal(rng, (rows,), np.dtype(np.float32))
+    _, mean, rstd = fastnorm.layer_norm(x, axis=1, return_stats=True)
+    _, only_rstd = fastnorm.rms_norm(x, axis=1, return_stats=True)
+
+    def backward(g, a, out):
+        return fastnorm.layer_norm_backward(g, a, mean, rstd, weight, axis=1, out=out)
+
+    def rms_backward(g, a, out):
+        return fastnorm.rms_norm_backward(g, a, only_rstd, weight, axis=1, out=out)
+
+    assert_same_at_every_offset(backward, grad, x)
+    assert_same_at_every_offset(rms_backward, grad, x)
