@@ -251,17 +251,22 @@ int layout_balanced(ptrdiff_t tasks, int threads) {
 
 enum { STRIP_BYTES = 1 << 20, LEAST_RUN_BYTES = 2048 };
 
+/* The width of so many strips that are equal as far as whole groups, or whole lines, allow. */
+static ptrdiff_t equal_strip(const Plan *plan, ptrdiff_t strips, ptrdiff_t line) {
+    const ptrdiff_t unit = plan->group > 1 ? plan->group : line;
+    return MIN(plan->width, up(up(plan->width, strips), unit) * unit);
+}
+
 /* Few strips may leave a thread without one: more and narrower ones, if they fit in the cache and
  * the pieces of rows do not get too short. */
 static void even_strips(Plan *plan, ptrdiff_t itemsize, int threads) {
     const ptrdiff_t blocks = plan->kept.count;
-    const ptrdiff_t unit = plan->group > 1 ? plan->group : LINE_BYTES / itemsize;
     ptrdiff_t strips = strip_count(plan);
     if (threads == 1 || plan->fold > 1 || layout_balanced(blocks * strips, threads))
         return;
     while (blocks * strips % threads)
         strips++;
-    const ptrdiff_t strip = up(up(plan->width, strips), unit) * unit;
+    const ptrdiff_t strip = equal_strip(plan, strips, LINE_BYTES / itemsize);
     if (strip * itemsize >= LEAST_RUN_BYTES / 2 && strip <= plan->strip &&
         plan->rows.count * strip * itemsize <= CACHE_BYTES &&
         layout_balanced(blocks * up(plan->width, strip), threads))
@@ -297,10 +302,8 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
         plan->strip = plan->width;
     if (forward)
         even_strips(plan, itemsize, threads);
-    else if (plan->fold == 1) { /* equal ones, of whole lines */
-        const ptrdiff_t unit = group > 1 ? group : LINE_BYTES / (itemsize / 2);
-        plan->strip = up(up(plan->width, strip_count(plan)), unit) * unit;
-    }
+    else if (plan->fold == 1) /* an item is one of the input and one of the gradient */
+        plan->strip = equal_strip(plan, strip_count(plan), 2 * LINE_BYTES / itemsize);
     const int fits = plan->rows.count * plan->strip * itemsize <= CACHE_BYTES;
     if (forward && !fits && widen_strips(plan, threads))
         return 0;
