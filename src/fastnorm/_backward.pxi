@@ -216,13 +216,13 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     b.wide = code == F64
     b.constant = constant
     b.params = params
+    if total >= SERIAL_BELOW:
+        threads = threads_get()
     plan.stream = (
-        total * itemsize > STREAM_ABOVE
+        3 * total * itemsize > stream_above(threads)
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
         and b.grad != <const char *> cnp.PyArray_DATA(y)
     )
-    if total >= SERIAL_BELOW:
-        threads = threads_get()
     job.kernels = isa_kernels(tier, code)
     backward_schedule(&b, &plan, itemsize, threads)
     try:

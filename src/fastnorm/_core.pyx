@@ -26,6 +26,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cnp.import_array()
 threads_init()
+processor_init()
 
 # ---- tiers ----
 
@@ -47,6 +48,12 @@ def isas():
     """Names of the tiers that can run here, the fastest first."""
     cdef int i
     return tuple([isa_name(i).decode() for i in range(isa_count()) if isa_available(i)])
+
+
+def use_stream_above(Py_ssize_t bytes):
+    """Store results past the cache in calls whose arrays have more bytes than this; below 0: in
+    those where this processor gains from it. For tests and benchmarks."""
+    stream_set_above(bytes)
 
 
 def build():

@@ -136,6 +136,11 @@ cdef extern from "kernels/backward.h" nogil:
     void grad_params(const Backward *, ptrdiff_t first, ptrdiff_t last, double *weight,
                      double *bias)
 
+cdef extern from "kernels/processor.h" nogil:
+    void processor_init()
+    ptrdiff_t stream_above(int threads)
+    void stream_set_above(ptrdiff_t bytes)
+
 cdef extern from "kernels/threads.h" nogil:
     void threads_init()
     void threads_set(int n)

@@ -5,8 +5,6 @@ cdef Py_ssize_t SERIAL_BELOW = 32768
 # Statistics of fewer elements than this are measured with float64 sums: rounding errors do not
 # average out, and a large weight would show them.
 cdef Py_ssize_t PRECISE_BELOW = 16384
-# Output beyond this many bytes is stored past the cache, which it would only flush.
-cdef Py_ssize_t STREAM_ABOVE = 2 << 20
 # Work below this many elements takes a microsecond or two: not long enough to let other threads
 # have Python meanwhile, which costs a tenth of that.
 cdef Py_ssize_t KEEP_GIL_BELOW = 8192
@@ -100,13 +98,12 @@ cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cn
     plan.precise = code == F32 and plan.count < PRECISE_BELOW
     # Squares lost below float32's range do not matter where eps outweighs them.
     plan.floor = 2.0**-120 if call.eps < 2.0**-70 else 0.0
-    plan.stream = (
-        total * itemsize > STREAM_ABOVE
-        and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
-    )
-
     if total >= SERIAL_BELOW:
         threads = threads_get()
+    plan.stream = (
+        2 * total * itemsize > stream_above(threads)
+        and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
+    )
     job.plan = &plan
     job.kernels = isa_kernels(tier, code)
     job.given = call.given

@@ -3,6 +3,7 @@
 #include "backward.h"
 #include "lanes.h"
 #include "nest.h"
+#include "processor.h"
 #include "vec.h"
 
 #ifndef TIER

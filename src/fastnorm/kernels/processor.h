@@ -1,0 +1,20 @@
+/* What is best on this processor, of things that differ between processors and change no bit of any
+ * result. */
+#ifndef FASTNORM_PROCESSOR_H
+#define FASTNORM_PROCESSOR_H
+
+#include <stddef.h>
+
+/* Call once, before the others. */
+void processor_init(void);
+
+/* The bytes of all arrays of a call above which its results are stored past the cache. */
+ptrdiff_t stream_above(int threads);
+
+/* So many for all calls from now on, or, below 0, as many as is best here. */
+void stream_set_above(ptrdiff_t bytes);
+
+/* How many bytes ahead the backward pass fetches, in each of the two arrays that it reads. */
+ptrdiff_t backward_ahead(void);
+
+#endif
