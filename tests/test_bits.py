@@ -69,11 +69,13 @@ def inputs(op: Operation, rng: np.random.Generator, dtype: np.dtype) -> Iterator
 
 
 def settings() -> Iterator[str]:
-    """Put every tier and number of threads in use, one after the other."""
+    """Put every tier and number of threads in use, and both ways to store, in turn."""
+    above = itertools.cycle((2**62, 0, 0))
     for isa in fastnorm.config()["isa_available"]:
         _core.use_isa(isa)
         for threads in THREADS:
             fastnorm.set_num_threads(threads)
+            _core.use_stream_above(next(above))
             yield f"{isa}, {threads} threads"
 
 
@@ -227,6 +229,8 @@ def test_arrays_beyond_every_cache(op, rng):
     x = normal(rng, (128, 128, 28 * 28), mean=3)
     arguments = op.arguments(x, rng)
     expected = op(x, **arguments)
+    _core.use_stream_above(0)
+    assert_same_bits(op(x, **arguments), expected, "past the cache")
     _core.use_isa(fastnorm.config()["isa_available"][0])
     fastnorm.set_num_threads(1)
     assert_same_bits(op(x, **arguments), expected, "one thread, the simplest tier")
@@ -248,6 +252,7 @@ def test_runs_beyond_every_cache(op, name, spatial, rng):
         x = x.astype(DTYPES[name])
         arguments = op.arguments(x, rng)
         expected = None
+        _core.use_stream_above(0)
         for isa in fastnorm.config()["isa_available"]:
             _core.use_isa(isa)
             y = op(x, **arguments)

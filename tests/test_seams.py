@@ -1,7 +1,8 @@
 """Runs that follow each other in memory are stored as one, and eight rows' numbers are made at a
 time: no row may show where it lies, beside which others, or how many there are.
 
-Every row is compared with itself alone, which has no seam, and no seven others.
+Every row is compared with itself alone, which has no seam, and no seven others. Results are stored
+through the cache and past it, where lines are left to the next rows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def rows_of(n: int, rows: int, dtype: np.dtype, rng: np.random.Generator) -> Arr
 
 @pytest.mark.parametrize("n", LENGTHS)
 @every_dtype
-def test_rows_beside_others_and_alone(dtype, n, rng):
+def test_rows_beside_others_and_alone(dtype, n, stores, rng):
     param = np.float64 if dtype == np.float64 else np.float32
     weight, bias = (normal(rng, (n,), np.dtype(param)) for _ in range(2))
     for rows, offset in itertools.product((2, 3, 4, 7, 8, 9, 16, 17, 25), (0, 1, 4, 15)):
@@ -68,7 +69,7 @@ def test_rows_beside_others_and_alone(dtype, n, rng):
 
 @pytest.mark.parametrize("n", [16, 25, 31, 32, 49, 64, 100, 196, 289, 1024])
 @every_dtype
-def test_maps_beside_others_and_alone(dtype, n, rng):
+def test_maps_beside_others_and_alone(dtype, n, stores, rng):
     """Batch norm in inference, whose maps follow each other, and so do its weights."""
     for channels, offset in itertools.product((1, 2, 5, 8, 16, 19), (0, 1, 7)):
         x = placed(normal(rng, (3, channels, n), np.dtype(np.float32)).astype(dtype), offset)
@@ -91,7 +92,7 @@ def test_maps_beside_others_and_alone(dtype, n, rng):
 @pytest.mark.parametrize("n", [32, 49, 96, 100, 256, 300, 768, 1025])
 @pytest.mark.parametrize("name", DTYPES)
 def test_rows_past_the_cache(name, n, rng):
-    """More than is kept in the cache, on every tier, by two threads, and at every offset in a line:
+    """More than a core's cache holds, on every tier, by two threads, and at every offset in a line:
     what is beside the output stays."""
     dtype = DTYPES[name]
     rows = (5 << 20) // 2 // (n * dtype.itemsize)
@@ -102,6 +103,7 @@ def test_rows_past_the_cache(name, n, rng):
     alone = np.concatenate([fastnorm.layer_norm(x[k : k + 1], n, weight, bias) for k in some])
     line = 64 // dtype.itemsize
     expected = None
+    _core.use_stream_above(0)
     for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
         _core.use_isa(isa)
         memory = placed(np.ones(x.size + 2 * line, dtype), offset)
@@ -116,7 +118,7 @@ def test_rows_past_the_cache(name, n, rng):
 
 @pytest.mark.parametrize("n", LENGTHS)
 @every_dtype
-def test_gradients_of_rows_beside_others_and_alone(dtype, n, rng):
+def test_gradients_of_rows_beside_others_and_alone(dtype, n, stores, rng):
     """dx of a row is that of the row alone; gradients of parameters do not depend on the place."""
     param = np.float64 if dtype == np.float64 else np.float32
     weight = normal(rng, (n,), np.dtype(param))
@@ -150,7 +152,7 @@ def test_gradients_of_rows_beside_others_and_alone(dtype, n, rng):
 
 @pytest.mark.parametrize("n", [9, 25, 32, 49, 64, 100, 196, 289, 1024])
 @every_dtype
-def test_gradients_of_maps_beside_others_and_alone(dtype, n, rng):
+def test_gradients_of_maps_beside_others_and_alone(dtype, n, stores, rng):
     for channels, offset in itertools.product((1, 2, 5, 8, 16, 19), (0, 1, 7)):
         shape = (3, channels, n)
         x, grad = (placed(normal(rng, shape, np.dtype("f8")).astype(dtype), offset) for _ in "xg")
@@ -176,6 +178,7 @@ def test_gradients_of_maps_beside_others_and_alone(dtype, n, rng):
 def assert_same_at_every_offset(backward, grad: Array, x: Array) -> None:
     expected = backward(grad, x, None)
     line = 64 // x.itemsize
+    _core.use_stream_above(0)
     for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), range(line)):
         _core.use_isa(isa)
         memory = placed(np.ones(x.size + 2 * line, x.dtype), offset)
@@ -189,7 +192,7 @@ def assert_same_at_every_offset(backward, grad: Array, x: Array) -> None:
 @pytest.mark.parametrize("shape", [(96,), (100,), (768,), (1040,), (7, 7), (14, 14), (32, 32)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_gradients_past_the_cache(name, shape, rng):
-    """More than is kept in the cache, on every tier, by two threads, and at every offset in a line:
+    """More than a core's cache holds, on every tier, by two threads, and at every offset in a line:
     what is beside the output stays."""
     dtype = DTYPES[name]
     n = int(np.prod(shape))
