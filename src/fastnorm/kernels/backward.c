@@ -146,7 +146,7 @@ void grad_add_columns(const Backward *b, ptrdiff_t chunk, ptrdiff_t width, const
 
 void grad_pool_columns(const Backward *b, ptrdiff_t block, ptrdiff_t strip) {
     const Plan *plan = b->plan;
-    const ptrdiff_t first = strip * plan->strip, width = MIN(plan->strip, plan->width - first);
+    const ptrdiff_t first = strip_first(plan, strip), width = strip_width(plan, strip);
     GradSums *columns = b->sums + block * row_chunks(plan) * plan->width + first;
     Cursor cursor;
     cursor_at(&cursor, &plan->kept, block);

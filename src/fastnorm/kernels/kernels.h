@@ -66,7 +66,8 @@ typedef struct {
     ptrdiff_t row_chunk, chunks;
     ptrdiff_t width, group, fold; /* width is that of `fold` rows side by side */
     ptrdiff_t tail_rows;          /* rows left over by folding */
-    ptrdiff_t strip;              /* columns of a strip, a multiple of group */
+    ptrdiff_t strip;              /* columns of a strip, a multiple of group; */
+    ptrdiff_t shift;              /* the first has so many fewer: the next begins a line of y */
     ptrdiff_t stats_per_block;
     ptrdiff_t count; /* elements of a statistic */
     ptrdiff_t stats; /* number of statistics */
@@ -81,7 +82,18 @@ typedef struct {
 static inline ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* The strips of a block of columns. */
-static inline ptrdiff_t strip_count(const Plan *plan) { return up(plan->width, plan->strip); }
+static inline ptrdiff_t strip_count(const Plan *plan) {
+    return up(plan->width + plan->shift, plan->strip);
+}
+
+static inline ptrdiff_t strip_first(const Plan *plan, ptrdiff_t strip) {
+    return strip ? strip * plan->strip - plan->shift : 0;
+}
+
+static inline ptrdiff_t strip_width(const Plan *plan, ptrdiff_t strip) {
+    const ptrdiff_t end = strip_first(plan, strip + 1);
+    return (end < plan->width ? end : plan->width) - strip_first(plan, strip);
+}
 
 /* Whether statistics and parameters vary along different directions. */
 static inline int is_split(const Plan *plan) {

@@ -1,6 +1,7 @@
 /* Sorting, dropping and joining axes until an array is rows or columns. */
 #include "layout.h"
 #include "nest.h"
+#include <stdint.h>
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -284,7 +285,19 @@ static int widen_strips(Plan *plan, int threads) {
     return 1;
 }
 
+/* Let strips begin with a line of the output, as far as they can (rows begin alike, mostly), unless
+ * that makes one more: a line on two strips would be stored in two parts. */
+static void align_strips(Plan *plan, ptrdiff_t itemsize) {
+    const ptrdiff_t strips = strip_count(plan), line = LINE_BYTES / itemsize;
+    if (!plan->stream || strips == 1 || plan->group > 1 || plan->strip % line)
+        return;
+    plan->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
+    if (strip_count(plan) > strips)
+        plan->shift = 0;
+}
+
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
+    plan->shift = 0;
     if (!plan->columns)
         return threads == 1 || plan->short_rows ||
                (plan->count * itemsize <= CACHE_BYTES &&
@@ -305,7 +318,10 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     else if (plan->fold == 1) /* an item is one of the input and one of the gradient */
         plan->strip = equal_strip(plan, strip_count(plan), 2 * LINE_BYTES / itemsize);
     const int fits = plan->rows.count * plan->strip * itemsize <= CACHE_BYTES;
-    if (forward && !fits && widen_strips(plan, threads))
+    const int widened = forward && !fits && widen_strips(plan, threads);
+    if (forward || plan->param_vector) /* otherwise gradients of parameters depend on strips */
+        align_strips(plan, itemsize);
+    if (widened)
         return 0;
     return threads == 1 || (fits && layout_balanced(plan->kept.count * strip_count(plan), threads));
 }
