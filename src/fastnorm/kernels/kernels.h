@@ -9,10 +9,12 @@
 #define LINE_BYTES 64
 
 enum {
-    MAX_AXES = 65,    /* NumPy's 64, and one more when groups split the channel axis */
-    CHUNK = 65536,    /* elements measured together: enough to amortise a merge, and in L2 */
-    STRIP = 512,      /* columns at a time: their sums stay in L1 */
-    WIDEST = 1024,    /* in two passes: longer pieces of rows, from memory, are read faster */
+    MAX_AXES = 65, /* NumPy's 64, and one more when groups split the channel axis */
+    CHUNK = 65536, /* elements measured together: enough to amortise a merge, and in L2 */
+    STRIP = 512,   /* columns at a time: their sums stay in L1 */
+    WIDEST = 1024, /* in two passes: longer pieces of rows, from memory, are read faster */
+    STRIP_ROOM = STRIP + LINE_BYTES / 2, /* the last strip may have a line more */
+    WIDEST_ROOM = WIDEST + LINE_BYTES / 2,
     FOLD_WIDTH = 128, /* few columns are laid side by side up to this many */
     SHORT_ROW = 32    /* shorter rows are turned into columns */
 };
@@ -67,7 +69,8 @@ typedef struct {
     ptrdiff_t width, group, fold; /* width is that of `fold` rows side by side */
     ptrdiff_t tail_rows;          /* rows left over by folding */
     ptrdiff_t strip;              /* columns of a strip, a multiple of group; */
-    ptrdiff_t shift;              /* the first has so many fewer: the next begins a line of y */
+    ptrdiff_t shift;              /* the first has so many fewer, so that all others begin a line of
+                                   * the output; and the last as many more, if need be */
     ptrdiff_t stats_per_block;
     ptrdiff_t count; /* elements of a statistic */
     ptrdiff_t stats; /* number of statistics */
@@ -82,17 +85,15 @@ typedef struct {
 static inline ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* The strips of a block of columns. */
-static inline ptrdiff_t strip_count(const Plan *plan) {
-    return up(plan->width + plan->shift, plan->strip);
-}
+static inline ptrdiff_t strip_count(const Plan *plan) { return up(plan->width, plan->strip); }
 
 static inline ptrdiff_t strip_first(const Plan *plan, ptrdiff_t strip) {
     return strip ? strip * plan->strip - plan->shift : 0;
 }
 
 static inline ptrdiff_t strip_width(const Plan *plan, ptrdiff_t strip) {
-    const ptrdiff_t end = strip_first(plan, strip + 1);
-    return (end < plan->width ? end : plan->width) - strip_first(plan, strip);
+    const int last = (strip + 1) * plan->strip >= plan->width;
+    return (last ? plan->width : strip_first(plan, strip + 1)) - strip_first(plan, strip);
 }
 
 /* Whether statistics and parameters vary along different directions. */

@@ -285,15 +285,11 @@ static int widen_strips(Plan *plan, int threads) {
     return 1;
 }
 
-/* Let strips begin with a line of the output, as far as they can (rows begin alike, mostly), unless
- * that makes one more: a line on two strips would be stored in two parts. */
+/* Let all strips but the first begin with a line of the output, as far as they can (rows begin
+ * alike, mostly): a line on two strips would be stored in two parts. */
 static void align_strips(Plan *plan, ptrdiff_t itemsize) {
-    const ptrdiff_t strips = strip_count(plan), line = LINE_BYTES / itemsize;
-    if (!plan->stream || strips == 1 || plan->group > 1 || plan->strip % line)
-        return;
-    plan->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
-    if (strip_count(plan) > strips)
-        plan->shift = 0;
+    if (plan->stream && plan->group == 1 && plan->strip % (LINE_BYTES / itemsize) == 0)
+        plan->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
 }
 
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
