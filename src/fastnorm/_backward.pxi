@@ -41,10 +41,7 @@ cdef void grad_rows_gather(const Job *job, ptrdiff_t first, ptrdiff_t last) noex
 
 
 cdef void grad_columns_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef const Backward *b = job.backward
-    cdef ptrdiff_t i
-    for i in range(first, last):
-        job.kernels.grad_columns_fused(b, i // b.strips, i % b.strips)
+    job.kernels.grad_columns_fused(job.backward, first, last)
 
 
 cdef void grad_columns_measure(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:

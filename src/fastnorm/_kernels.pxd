@@ -73,8 +73,8 @@ cdef extern from "kernels/kernels.h" nogil:
                                      ptrdiff_t chunk) noexcept nogil
         void (*grad_columns_apply)(const Backward *, ptrdiff_t block, ptrdiff_t strip,
                                    ptrdiff_t chunk) noexcept nogil
-        void (*grad_columns_fused)(const Backward *, ptrdiff_t block,
-                                   ptrdiff_t strip) noexcept nogil
+        void (*grad_columns_fused)(const Backward *, ptrdiff_t first,
+                                   ptrdiff_t last) noexcept nogil
         void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
         void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
