@@ -239,3 +239,57 @@ def test_gradients_of_columns_past_the_cache(name, width, rng):
 
     assert_same_at_every_offset(backward, grad, x)
     assert_same_at_every_offset(rms_backward, grad, x)
+
+
+@pytest.mark.parametrize("width", [32, 33, 49, 112, 196, 260, 500, 1000, 1001, 3136])
+@pytest.mark.parametrize("name", DTYPES)
+def test_columns_past_the_cache(name, width, rng):
+    """Rows that follow each other, with a weight each, are stored as one; strips of long ones begin
+    with lines."""
+    dtype = DTYPES[name]
+    rows = 21
+    blocks = max(3, (1 << 17) // (rows * width))
+    x = normal(rng, (blocks, rows, width), np.dtype(np.float32), mean=3).astype(dtype)
+    weight, bias = (normal(rng, (rows,), np.dtype(np.float32)) for _ in range(2))
+    gaps = np.zeros((blocks, rows, width + 3), dtype)[..., :width]
+    gaps[...] = x
+    for parameters in ((weight, bias), (weight, None), (None, bias), (None, None)):
+        _core.use_stream_above(2**62)
+        expected = fastnorm.layer_norm(gaps, None, *parameters, axis=1)
+        _core.use_stream_above(0)
+        line = 64 // dtype.itemsize
+        every = parameters[0] is not None and parameters[1] is not None
+        offsets = range(line) if every else (1, 4, line - 1)
+        for isa, offset in zip(itertools.cycle(fastnorm.config()["isa_available"]), offsets):
+            _core.use_isa(isa)
+            memory = placed(np.ones(x.size + 2 * line, dtype), offset)
+            out = memory[line:-line].reshape(x.shape)
+            fastnorm.layer_norm(x, None, *parameters, axis=1, out=out)
+            assert_same_bits(out, expected, f"{isa} at {offset}")
+            assert (memory[:line] == 1).all()
+            assert (memory[-line:] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [500, 513, 1024, 1030, 1536])
+@every_dtype
+def test_channels_last_past_the_cache(channels, dtype, rng):
+    """Strips of columns with own parameters; the last one may take a line more."""
+    x = normal(rng, (130, channels), np.dtype(np.float32), mean=3).astype(dtype)
+    grad = normal(rng, x.shape, np.dtype(np.float32)).astype(dtype)
+    weight, bias = (normal(rng, (channels,), np.dtype(np.float32)) for _ in range(2))
+
+    def both_ways(out: Array) -> tuple[Array, ...]:
+        y, mean, rstd = fastnorm.batch_norm(
+            x, None, None, weight, bias, training=True, return_stats=True, out=out
+        )
+        y = y.copy()
+        return y, mean, rstd, *fastnorm.batch_norm_backward(grad, x, mean, rstd, weight, out=out)
+
+    _core.use_stream_above(2**62)
+    expected = both_ways(placed(x, 0))
+    _core.use_stream_above(0)
+    for offset in (0, 1, 4, 15):
+        for threads in (1, 2):
+            fastnorm.set_num_threads(threads)
+            for got, want in zip(both_ways(placed(x, offset)), expected, strict=True):
+                assert_same_bits(got, want, f"at {offset}, {threads} threads")

@@ -2,6 +2,7 @@
 #include "backward.h"
 #include "layout.h"
 #include "nest.h"
+#include "processor.h"
 #include <string.h>
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -59,7 +60,8 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
         }
     } else {
         const Walk *walk = &plan->apply;
-        const int fits = 2 * plan->count * itemsize <= CACHE_BYTES && walk->chunks <= GRAD_CHUNKS;
+        const int fits =
+            2 * plan->count * itemsize <= cache_bytes(threads) && walk->chunks <= GRAD_CHUNKS;
         if (plan->param_vector) {
             share_units(b, itemsize);
             b->fused = fits && (threads == 1 || layout_balanced(b->tasks, threads));

@@ -1,6 +1,7 @@
 /* Sorting, dropping and joining axes until an array is rows or columns. */
 #include "layout.h"
 #include "nest.h"
+#include "processor.h"
 #include <stdint.h>
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -269,7 +270,7 @@ static void even_strips(Plan *plan, ptrdiff_t itemsize, int threads) {
         strips++;
     const ptrdiff_t strip = equal_strip(plan, strips, LINE_BYTES / itemsize);
     if (strip * itemsize >= LEAST_RUN_BYTES / 2 && strip <= plan->strip &&
-        plan->rows.count * strip * itemsize <= CACHE_BYTES &&
+        plan->rows.count * strip * itemsize <= cache_bytes(threads) &&
         layout_balanced(blocks * up(plan->width, strip), threads))
         plan->strip = strip;
 }
@@ -296,7 +297,7 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     plan->shift = 0;
     if (!plan->columns)
         return threads == 1 || plan->short_rows ||
-               (plan->count * itemsize <= CACHE_BYTES &&
+               (plan->count * itemsize <= cache_bytes(threads) &&
                 layout_balanced(plan->kept.count, threads));
 
     /* As many columns as stay in the cache from being measured to being applied, but not so few
@@ -313,11 +314,12 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
         even_strips(plan, itemsize, threads);
     else if (plan->fold == 1) /* an item is one of the input and one of the gradient */
         plan->strip = equal_strip(plan, strip_count(plan), 2 * LINE_BYTES / itemsize);
-    const int fits = plan->rows.count * plan->strip * itemsize <= CACHE_BYTES;
-    const int widened = forward && !fits && widen_strips(plan, threads);
+    const ptrdiff_t bytes = plan->rows.count * plan->strip * itemsize;
+    const int widened = forward && bytes > CORE_CACHE_BYTES && widen_strips(plan, threads);
     if (forward || plan->param_vector) /* otherwise gradients of parameters depend on strips */
         align_strips(plan, itemsize);
     if (widened)
         return 0;
-    return threads == 1 || (fits && layout_balanced(plan->kept.count * strip_count(plan), threads));
+    return threads == 1 || (bytes <= cache_bytes(threads) &&
+                            layout_balanced(plan->kept.count * strip_count(plan), threads));
 }

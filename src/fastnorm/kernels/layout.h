@@ -41,7 +41,4 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward);
 /* Whether so many equal tasks keep all threads busy to the end. */
 int layout_balanced(ptrdiff_t tasks, int threads);
 
-/* A statistic's elements pass the cache twice unless they fit in this many bytes of it. */
-enum { CACHE_BYTES = 2 << 20 };
-
 #endif

@@ -8,6 +8,13 @@
 /* Call once, before the others. */
 void processor_init(void);
 
+/* The L2 cache of a core, at most. */
+enum { CORE_CACHE_BYTES = 2 << 20 };
+
+/* The bytes that a thread finds again soon after it has read them: in its cache, or one that it
+ * shares and that is fast. */
+ptrdiff_t cache_bytes(int threads);
+
 /* The bytes of all arrays of a call above which its results are stored past the cache. */
 ptrdiff_t stream_above(int threads);
 
