@@ -317,7 +317,7 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     const ptrdiff_t bytes = plan->rows.count * plan->strip * itemsize;
     const int widened = forward && bytes > CORE_CACHE_BYTES && widen_strips(plan, threads);
     if (forward || plan->param_vector) /* otherwise gradients of parameters depend on strips */
-        align_strips(plan, itemsize);
+        align_strips(plan, forward ? itemsize : itemsize / 2);
     if (widened)
         return 0;
     return threads == 1 || (bytes <= cache_bytes(threads) &&

@@ -34,8 +34,8 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
 
 /* Choose how the work is divided for so many threads, which changes no result.  Returns whether
  * each statistic is measured and applied in one go (fused), or all are measured first.  Not
- * `forward`: the width of strips must depend on the shape alone, because gradients of rows are
- * added up by strips. */
+ * `forward`: an item is one of the input and one of the gradient, and strips must depend on the
+ * shape alone where gradients of rows are added up by strips. */
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward);
 
 /* Whether so many equal tasks keep all threads busy to the end. */

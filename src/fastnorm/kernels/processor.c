@@ -35,7 +35,8 @@ void processor_init(void) {
     here.is_amd = 1;
     if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & TOPOLOGY))
         return;
-    for (unsigned i = 0; __get_cpuid_count(0x8000001d, i, &a, &b, &c, &d) && a & 0x1f; i++) {
+    for (unsigned i = 0; i < 8 && __get_cpuid_count(0x8000001d, i, &a, &b, &c, &d) && a & 0x1f;
+         i++) {
         const ptrdiff_t ways = (b >> 22) + 1, parts = (b >> 12 & 0x3ff) + 1, line = (b & 0xfff) + 1;
         if ((a >> 5 & 7) != LEVEL_3)
             continue;

@@ -20,8 +20,8 @@ enum { SUM_VECTORS = 16 * 8 / VBYTES };
 /* What is summed: d*d, and d, or instead of d the elements themselves, in float64. */
 enum { SQUARES, CENTRED, PRECISE };
 
-/* Backward of columns: a line that two strips share is stored with the second of them, if the
- * results of both are streamed one after the other. */
+/* Backward of columns: a line that two strips share, or two rows that follow each other, is stored
+ * with the second of them, if the results of both are streamed one after the other. */
 enum { SHARED_BEFORE = 1, SHARED_AFTER = 2 };
 
 #define ONES_16 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255
