@@ -283,7 +283,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("driver")
     (folder / "stub.c").write_text(STUB)
     sources = [folder / "stub.c", ROOT / "bench" / "instructions" / "driver.c"]
-    sources += [KERNELS / name for name in ("backward.c", "dispatch.c", "layout.c", "moments.c")]
+    sources += [
+        KERNELS / name
+        for name in ("backward.c", "dispatch.c", "layout.c", "moments.c", "processor.c")
+    ]
     subprocess.run(
         ["cc", "-O1", f"-DLOOP={LOOP}", f"-I{KERNELS}", *sources, "-o", folder / "driver", "-lm"],
         check=True,
