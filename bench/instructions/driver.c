@@ -201,7 +201,7 @@ static void set_up_forward(Work *w, ptrdiff_t itemsize) {
     Plan *plan = &w->plan;
     layout_schedule(plan, itemsize, 1, 1);
     w->chunks = row_chunks(plan);
-    w->strips = plan->columns ? strip_count(plan) : 0;
+    w->strips = plan->columns ? strip_count(&plan->strips) : 0;
     const ptrdiff_t moments =
         plan->kept.count * (plan->columns ? w->chunks * plan->width : plan->measure.chunks);
     w->moments = room(moments * (ptrdiff_t)sizeof(Moments));

@@ -25,14 +25,19 @@ cdef void run_range(Task task, const Job *job, ptrdiff_t first, ptrdiff_t last) 
 
 
 cdef void for_ranges(Task task, const Job *job, ptrdiff_t n, int threads) noexcept nogil:
-    """Run a task over 0..n-1; who does which range does not matter to any task."""
-    cdef ptrdiff_t parts, i
+    """Run a task over 0..n-1; who does which range does not matter to any task.
+
+    Ranges are handed out so that those of different threads are far apart: processors fetch lines
+    around those that are stored, and threads would take them from each other.
+    """
+    cdef ptrdiff_t parts, i, k
     if threads == 1 or n == 1:
         run_range(task, job, 0, n)
         return
     parts = min(n, <ptrdiff_t> threads * PARTS_PER_THREAD)
     for i in prange(parts, num_threads=threads, schedule="dynamic", chunksize=1):
-        run_range(task, job, n * i // parts, n * (i + 1) // parts)
+        k = i % threads * (parts // threads) + i // threads if parts % threads == 0 else i
+        run_range(task, job, n * k // parts, n * (k + 1) // parts)
 
 
 cdef void rows_fused(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -81,12 +86,13 @@ cdef void columns_pool(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept
 
 
 cdef void columns_apply(const Job *job, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef ptrdiff_t i, chunks = row_chunks(job.plan), tile
-    cdef ptrdiff_t end = job.plan.kept.count * chunks * job.strips - 1
+    cdef ptrdiff_t i, chunks = apply_chunks(job.plan), tile
+    cdef ptrdiff_t strips = strip_count(&job.plan.apply_strips)
+    cdef ptrdiff_t end = job.plan.kept.count * chunks * strips - 1
     for i in range(first, last):
-        tile = (end - i) // job.strips
+        tile = (end - i) // strips
         job.kernels.columns_apply(
-            job.plan, job.stats, tile // chunks, (end - i) % job.strips, tile % chunks
+            job.plan, job.stats, tile // chunks, (end - i) % strips, tile % chunks
         )
 
 
@@ -94,14 +100,15 @@ cdef void execute(Job *job, int threads) noexcept nogil:
     cdef const Plan *plan = job.plan
     cdef ptrdiff_t tiles
     if plan.columns:
-        job.strips = strip_count(plan)
-        tiles = plan.kept.count * row_chunks(plan) * job.strips
+        job.strips = strip_count(&plan.strips)
         if job.fused:
             for_ranges(columns_fused, job, plan.kept.count * job.strips, threads)
             return
         if not job.given:
+            tiles = plan.kept.count * row_chunks(plan) * job.strips
             for_ranges(columns_measure, job, tiles, threads)
             for_ranges(columns_pool, job, plan.stats, threads)
+        tiles = plan.kept.count * apply_chunks(plan) * strip_count(&plan.apply_strips)
         for_ranges(columns_apply, job, tiles, threads)
     else:
         if job.fused:

@@ -29,11 +29,15 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Walk:
         ptrdiff_t chunks
 
+    ctypedef struct Strips:
+        pass
+
     ctypedef struct Plan:
         int columns, param_vector, centre, precise, stream
         Nest kept
         Walk measure, apply
-        ptrdiff_t chunks, width, strip, tail_rows, count, stats
+        Strips strips, apply_strips
+        ptrdiff_t chunks, width, tail_rows, count, stats
         double eps, floor
         const char *x
         char *y
@@ -79,7 +83,8 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
 
     ptrdiff_t row_chunks(const Plan *)
-    ptrdiff_t strip_count(const Plan *)
+    ptrdiff_t apply_chunks(const Plan *)
+    ptrdiff_t strip_count(const Strips *)
 
     int isa_count()
     const char *isa_name(int tier)
@@ -138,7 +143,7 @@ cdef extern from "kernels/backward.h" nogil:
 
 cdef extern from "kernels/processor.h" nogil:
     void processor_init()
-    ptrdiff_t stream_above(int threads)
+    ptrdiff_t stream_above(int threads, bint rows)
     void stream_set_above(ptrdiff_t bytes)
 
 cdef extern from "kernels/threads.h" nogil:

@@ -101,7 +101,7 @@ cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cn
     if total >= SERIAL_BELOW:
         threads = threads_get()
     plan.stream = (
-        2 * total * itemsize > stream_above(threads)
+        2 * total * itemsize > stream_above(threads, not plan.columns and not call.given)
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
     )
     job.plan = &plan

@@ -50,7 +50,7 @@ void backward_schedule(Backward *b, Plan *plan, ptrdiff_t itemsize, int threads)
     b->sums_per_chunk = 1;
     b->fused = layout_schedule(plan, 2 * itemsize, threads, 0);
     if (plan->columns) {
-        b->strips = strip_count(plan);
+        b->strips = strip_count(&plan->strips);
         if (plan->param_vector) {
             b->sums_count = kept->count * (b->fused ? plan->width : row_chunks(plan) * plan->width);
         } else {
@@ -148,7 +148,8 @@ void grad_add_columns(const Backward *b, ptrdiff_t chunk, ptrdiff_t width, const
 
 void grad_pool_columns(const Backward *b, ptrdiff_t block, ptrdiff_t strip) {
     const Plan *plan = b->plan;
-    const ptrdiff_t first = strip_first(plan, strip), width = strip_width(plan, strip);
+    const ptrdiff_t first = strip_first(&plan->strips, strip),
+                    width = strip_width(&plan->strips, strip);
     GradSums *columns = b->sums + block * row_chunks(plan) * plan->width + first;
     Cursor cursor;
     cursor_at(&cursor, &plan->kept, block);

@@ -9,10 +9,11 @@
 #define LINE_BYTES 64
 
 enum {
-    MAX_AXES = 65, /* NumPy's 64, and one more when groups split the channel axis */
-    CHUNK = 65536, /* elements measured together: enough to amortise a merge, and in L2 */
-    STRIP = 512,   /* columns at a time: their sums stay in L1 */
-    WIDEST = 1024, /* in two passes: longer pieces of rows, from memory, are read faster */
+    MAX_AXES = 65,        /* NumPy's 64, and one more when groups split the channel axis */
+    CHUNK = 65536,        /* elements measured together: enough to amortise a merge, and in L2 */
+    STRIP = 512,          /* columns at a time: their sums stay in L1 */
+    WIDEST = 1024,        /* in two passes: longer pieces of rows, from memory, are read faster */
+    APPLIED_BYTES = 8192, /* of columns applied at a time: their coefficients stay in L2 */
     STRIP_ROOM = STRIP + LINE_BYTES / 2, /* the last strip may have a line more */
     WIDEST_ROOM = WIDEST + LINE_BYTES / 2,
     FOLD_WIDTH = 128, /* few columns are laid side by side up to this many */
@@ -50,6 +51,13 @@ typedef struct {
     ptrdiff_t chunks;
 } Walk;
 
+/* How the columns of a block are cut: strips of `width`, a multiple of the group; the first has
+ * `shift` fewer, so that all others begin a line of the output, and the last as many more, if need
+ * be. */
+typedef struct {
+    ptrdiff_t columns, width, shift;
+} Strips;
+
 /* An array as normalisation sees it.  Rows: every index of `kept` has its own statistic, over the
  * runs of `measure` (and the shorter ones of `apply`, along which the parameters are either
  * constant or contiguous).  Columns: every index of `kept` is a block of rows of `width` columns,
@@ -68,9 +76,9 @@ typedef struct {
     ptrdiff_t row_chunk, chunks;
     ptrdiff_t width, group, fold; /* width is that of `fold` rows side by side */
     ptrdiff_t tail_rows;          /* rows left over by folding */
-    ptrdiff_t strip;              /* columns of a strip, a multiple of group; */
-    ptrdiff_t shift;              /* the first has so many fewer, so that all others begin a line of
-                                   * the output; and the last as many more, if need be */
+    Strips strips;                /* what is measured together, and applied if it is fused; */
+    Strips apply_strips;          /* and else applied together, `apply_rows` at a time */
+    ptrdiff_t apply_rows;
     ptrdiff_t stats_per_block;
     ptrdiff_t count; /* elements of a statistic */
     ptrdiff_t stats; /* number of statistics */
@@ -84,16 +92,15 @@ typedef struct {
 /* a / b, rounded up. */
 static inline ptrdiff_t up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
-/* The strips of a block of columns. */
-static inline ptrdiff_t strip_count(const Plan *plan) { return up(plan->width, plan->strip); }
+static inline ptrdiff_t strip_count(const Strips *s) { return up(s->columns, s->width); }
 
-static inline ptrdiff_t strip_first(const Plan *plan, ptrdiff_t strip) {
-    return strip ? strip * plan->strip - plan->shift : 0;
+static inline ptrdiff_t strip_first(const Strips *s, ptrdiff_t strip) {
+    return strip ? strip * s->width - s->shift : 0;
 }
 
-static inline ptrdiff_t strip_width(const Plan *plan, ptrdiff_t strip) {
-    const int last = (strip + 1) * plan->strip >= plan->width;
-    return (last ? plan->width : strip_first(plan, strip + 1)) - strip_first(plan, strip);
+static inline ptrdiff_t strip_width(const Strips *s, ptrdiff_t strip) {
+    const int last = (strip + 1) * s->width >= s->columns;
+    return (last ? s->columns : strip_first(s, strip + 1)) - strip_first(s, strip);
 }
 
 /* Whether statistics and parameters vary along different directions. */
@@ -104,6 +111,11 @@ static inline int is_split(const Plan *plan) {
 /* The chunks of rows of a block of columns; one more are those left over by folding. */
 static inline ptrdiff_t row_chunks(const Plan *plan) {
     return plan->chunks + (plan->tail_rows > 0);
+}
+
+/* The same of what is applied together. */
+static inline ptrdiff_t apply_chunks(const Plan *plan) {
+    return up(plan->rows.count, plan->apply_rows) + (plan->tail_rows > 0);
 }
 
 typedef struct Backward Backward; /* backward.h */

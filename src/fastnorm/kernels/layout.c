@@ -263,38 +263,62 @@ static ptrdiff_t equal_strip(const Plan *plan, ptrdiff_t strips, ptrdiff_t line)
  * the pieces of rows do not get too short. */
 static void even_strips(Plan *plan, ptrdiff_t itemsize, int threads) {
     const ptrdiff_t blocks = plan->kept.count;
-    ptrdiff_t strips = strip_count(plan);
+    ptrdiff_t strips = strip_count(&plan->strips);
     if (threads == 1 || plan->fold > 1 || layout_balanced(blocks * strips, threads))
         return;
     while (blocks * strips % threads)
         strips++;
     const ptrdiff_t strip = equal_strip(plan, strips, LINE_BYTES / itemsize);
-    if (strip * itemsize >= LEAST_RUN_BYTES / 2 && strip <= plan->strip &&
+    if (strip * itemsize >= LEAST_RUN_BYTES / 2 && strip <= plan->strips.width &&
         plan->rows.count * strip * itemsize <= cache_bytes(threads) &&
         layout_balanced(blocks * up(plan->width, strip), threads))
-        plan->strip = strip;
+        plan->strips.width = strip;
 }
 
-/* In two passes strips are measured and applied from memory, which gives more of longer pieces.
+/* In two passes strips are measured from memory, which gives more of longer pieces.
  * Returns whether that is so. */
 static int widen_strips(Plan *plan, int threads) {
     const ptrdiff_t strip = MIN(plan->width, MAX(WIDEST / plan->group, 1) * plan->group);
     const ptrdiff_t tasks = plan->kept.count * up(plan->width, strip) * row_chunks(plan);
-    if (plan->fold > 1 || is_split(plan) || strip <= plan->strip || tasks < 3 * threads)
+    if (plan->fold > 1 || is_split(plan) || strip <= plan->strips.width || tasks < 3 * threads)
         return 0;
-    plan->strip = strip;
+    plan->strips.width = strip;
     return 1;
 }
 
 /* Let all strips but the first begin with a line of the output, as far as they can (rows begin
  * alike, mostly): a line on two strips would be stored in two parts. */
-static void align_strips(Plan *plan, ptrdiff_t itemsize) {
-    if (plan->stream && plan->group == 1 && plan->strip % (LINE_BYTES / itemsize) == 0)
-        plan->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
+static void align_strips(const Plan *plan, ptrdiff_t itemsize, Strips *strips) {
+    if (plan->stream && plan->group == 1 && strips->width % (LINE_BYTES / itemsize) == 0)
+        strips->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
+}
+
+/* What is applied after all has been measured: whole rows, or pieces as wide as their coefficients
+ * may be.  Threads that store neighbouring pieces of rows would take the lines around their seams
+ * from each other, because processors fetch more of them than are stored. */
+static void plan_apply(Plan *plan, ptrdiff_t itemsize, int threads) {
+    enum { LEAST_ROWS = 64, PARTS_PER_THREAD = 8 };
+    const ptrdiff_t columns = is_split(plan) ? STRIP : APPLIED_BYTES / MAX(itemsize, 4);
+    const ptrdiff_t most = MAX(columns / plan->group, 1) * plan->group;
+    plan->apply_strips =
+        (Strips){plan->width, equal_strip(plan, up(plan->width, most), LINE_BYTES / itemsize), 0};
+    align_strips(plan, itemsize, &plan->apply_strips);
+    const ptrdiff_t rows = plan->kept.count * strip_count(&plan->apply_strips) * plan->rows.count;
+    const ptrdiff_t share = up(up(rows, (ptrdiff_t)threads * PARTS_PER_THREAD), 16) * 16;
+    plan->apply_rows =
+        threads == 1 ? plan->row_chunk : MIN(plan->row_chunk, MAX(LEAST_ROWS, share));
+}
+
+/* Whether columns are better applied after all have been measured, although a strip of them would
+ * stay in the cache: it is one that all threads share, so that they need not apply what they
+ * measured, and may store whole rows (a quarter faster; groups gain nothing). */
+static int stores_apart(const Plan *plan, ptrdiff_t itemsize, int threads) {
+    const ptrdiff_t bytes = plan->kept.count * plan->rows.count * plan->width * itemsize;
+    return shares_cache() && plan->group == 1 && !is_split(plan) &&
+           strip_count(&plan->strips) > 1 && bytes < threads * cache_bytes(threads);
 }
 
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
-    plan->shift = 0;
     if (!plan->columns)
         return threads == 1 || plan->short_rows ||
                (plan->count * itemsize <= cache_bytes(threads) &&
@@ -307,19 +331,25 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     ptrdiff_t columns = MIN(STRIP, STRIP_BYTES / MAX(column_bytes, 1) / 32 * 32);
     if (columns * itemsize < LEAST_RUN_BYTES)
         columns = STRIP;
-    plan->strip = MIN(plan->width, MAX(columns / group, 1) * group);
+    plan->strips = (Strips){plan->width, MIN(plan->width, MAX(columns / group, 1) * group), 0};
     if (plan->fold > 1)
-        plan->strip = plan->width;
+        plan->strips.width = plan->width;
+    if (forward)
+        plan_apply(plan, itemsize, threads);
     if (forward)
         even_strips(plan, itemsize, threads);
     else if (plan->fold == 1) /* an item is one of the input and one of the gradient */
-        plan->strip = equal_strip(plan, strip_count(plan), 2 * LINE_BYTES / itemsize);
-    const ptrdiff_t bytes = plan->rows.count * plan->strip * itemsize;
+        plan->strips.width =
+            equal_strip(plan, strip_count(&plan->strips), 2 * LINE_BYTES / itemsize);
+    const ptrdiff_t bytes = plan->rows.count * plan->strips.width * itemsize;
     const int widened = forward && bytes > CORE_CACHE_BYTES && widen_strips(plan, threads);
     if (forward || plan->param_vector) /* otherwise gradients of parameters depend on strips */
-        align_strips(plan, forward ? itemsize : itemsize / 2);
+        align_strips(plan, forward ? itemsize : itemsize / 2, &plan->strips);
     if (widened)
         return 0;
-    return threads == 1 || (bytes <= cache_bytes(threads) &&
-                            layout_balanced(plan->kept.count * strip_count(plan), threads));
+    if (forward && threads > 1 && stores_apart(plan, itemsize, threads))
+        return 0;
+    return threads == 1 ||
+           (bytes <= cache_bytes(threads) &&
+            layout_balanced(plan->kept.count * strip_count(&plan->strips), threads));
 }

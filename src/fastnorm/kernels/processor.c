@@ -53,13 +53,17 @@ ptrdiff_t cache_bytes(int threads) {
     return share > CORE_CACHE_BYTES ? share : CORE_CACHE_BYTES;
 }
 
-ptrdiff_t stream_above(int threads) {
+int shares_cache(void) { return here.l3 > 0; }
+
+ptrdiff_t stream_above(int threads, int rows) {
     if (chosen >= 0)
         return chosen;
     if (here.l3 < STREAM_ABOVE)
         return STREAM_ABOVE;
-    /* What nearly fills it does not stay. */
-    return here.l3 / 8 * 7 * ((threads + here.sharing - 1) / here.sharing);
+    /* What nearly fills it does not stay.  Where rows are measured less does: 25 MB of 32 are
+     * stored through it in half as long again as past it on Zen 4, 12 a sixth sooner. */
+    const ptrdiff_t share = here.l3 / 8 * (rows ? 4 : 7);
+    return share * ((threads + here.sharing - 1) / here.sharing);
 }
 
 void stream_set_above(ptrdiff_t bytes) { chosen = bytes; }

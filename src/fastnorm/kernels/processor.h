@@ -15,8 +15,12 @@ enum { CORE_CACHE_BYTES = 2 << 20 };
  * shares and that is fast. */
 ptrdiff_t cache_bytes(int threads);
 
-/* The bytes of all arrays of a call above which its results are stored past the cache. */
-ptrdiff_t stream_above(int threads);
+/* Whether that is one that threads share. */
+int shares_cache(void);
+
+/* The bytes of all arrays of a call above which its results are stored past the cache.  rows: rows
+ * are measured, not columns, and not nothing. */
+ptrdiff_t stream_above(int threads, int rows);
 
 /* So many for all calls from now on, or, below 0, as many as is best here. */
 void stream_set_above(ptrdiff_t bytes);

@@ -54,6 +54,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
+#define MINUS(a, b) f32_minus(a, b)
 #define SUM_REAL(v) f32_sum(v)
 #define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
@@ -72,6 +73,7 @@ enum {
 #define VREAL vf64
 #define VBITS vu64
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define MINUS(a, b) ((a) - (b))
 #define SUM_REAL(v) f64_sum(v)
 #define SUMS_REAL(v, out) f64_sums(v, out)
 #define TO_WIDE(v, out) (void)((out)[0] = (v))
@@ -90,6 +92,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
+#define MINUS(a, b) f32_minus(a, b)
 #define SUM_REAL(v) f32_sum(v)
 #define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
@@ -108,6 +111,7 @@ enum {
 #define VREAL vf32
 #define VBITS vu32
 #define FMA(a, b, c) f32_fma(a, b, c)
+#define MINUS(a, b) f32_minus(a, b)
 #define SUM_REAL(v) f32_sum(v)
 #define SUMS_REAL(v, out) f32_sums(v, out)
 #define TO_WIDE(v, out) f32_to_f64(v, out)
