@@ -89,6 +89,56 @@ def test_maps_beside_others_and_alone(dtype, n, stores, rng):
         assert_same_bits(out, alone, f"{channels} channels at {offset}")
 
 
+# Around what is applied together and the widest pieces of rows; whole lines, and parts.
+WIDTHS = [63, 64, 80, 96, 128, 131, 512, 544, 992, 1024, 1056, 2048, 2064, 4112]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["given", "measured"])
+@pytest.mark.parametrize("channels", WIDTHS)
+@every_dtype
+def test_rows_of_channels_together_and_apart(dtype, channels, training, stores, rng):
+    """Rows that begin at the same place of a line are applied several at a time, and from the first
+    line that is theirs alone; with gaps of an element between them they are not."""
+    mean, weight, bias = (normal(rng, (channels,), np.dtype(np.float32)) for _ in range(3))
+    var = np.abs(normal(rng, (channels,), np.dtype(np.float32))) + 0.5
+    for rows, offset in itertools.product((2, 3, 4, 5, 8, 11), (0, 1, 4, 15)):
+        x = normal(rng, (rows, channels), np.dtype(np.float32)).astype(dtype)
+
+        def function(x: Array, out: Array) -> Array:
+            if training:
+                return fastnorm.batch_norm(x, None, None, weight, bias, training=True, out=out)
+            return fastnorm.batch_norm(x, mean, var, weight, bias, out=out)
+
+        apart, apart_out = (np.zeros((rows, channels + 1), dtype)[:, :channels] for _ in range(2))
+        apart[...] = x
+        expected = function(apart, apart_out)
+        memory = placed(np.ones(x.size + 64, dtype), offset)
+        out = memory[32:-32].reshape(x.shape)
+        assert_same_bits(function(placed(x, 3 * offset), out), expected, f"{rows} at {offset}")
+        assert (memory[:32] == 1).all()
+        assert (memory[-32:] == 1).all()
+        own = placed(x, offset)
+        assert_same_bits(function(own, own), expected, f"{rows} at {offset} in place")
+
+
+@pytest.mark.parametrize("pixels", [64, 80, 131, 512, 528, 784, 2064])
+@every_dtype
+def test_rows_with_a_parameter_each_together_and_apart(dtype, pixels, stores, rng):
+    """Layer norm over the channels of channels first."""
+    for channels, offset in itertools.product((1, 3, 4, 5, 11), (0, 1, 4, 15)):
+        weight, bias = (normal(rng, (channels,), np.dtype(np.float32)) for _ in range(2))
+        x = normal(rng, (2, channels, pixels), np.dtype(np.float32)).astype(dtype)
+        apart, expected = (np.zeros((2, channels, pixels + 1), dtype)[..., :-1] for _ in range(2))
+        apart[...] = x
+        fastnorm.layer_norm(apart, axis=1, weight=weight, bias=bias, out=expected)
+        memory = placed(np.ones(x.size + 64, dtype), offset)
+        out = memory[32:-32].reshape(x.shape)
+        fastnorm.layer_norm(placed(x, 3 * offset), axis=1, weight=weight, bias=bias, out=out)
+        assert_same_bits(out, expected, f"{channels} at {offset}")
+        assert (memory[:32] == 1).all()
+        assert (memory[-32:] == 1).all()
+
+
 @pytest.mark.parametrize("n", [32, 49, 96, 100, 256, 300, 768, 1025])
 @pytest.mark.parametrize("name", DTYPES)
 def test_rows_past_the_cache(name, n, rng):
