@@ -334,13 +334,13 @@ int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
     plan->strips = (Strips){plan->width, MIN(plan->width, MAX(columns / group, 1) * group), 0};
     if (plan->fold > 1)
         plan->strips.width = plan->width;
-    if (forward)
+    if (forward) {
         plan_apply(plan, itemsize, threads);
-    if (forward)
         even_strips(plan, itemsize, threads);
-    else if (plan->fold == 1) /* an item is one of the input and one of the gradient */
+    } else if (plan->fold == 1) { /* an item is one of the input and one of the gradient */
         plan->strips.width =
             equal_strip(plan, strip_count(&plan->strips), 2 * LINE_BYTES / itemsize);
+    }
     const ptrdiff_t bytes = plan->rows.count * plan->strips.width * itemsize;
     const int widened = forward && bytes > CORE_CACHE_BYTES && widen_strips(plan, threads);
     if (forward || plan->param_vector) /* otherwise gradients of parameters depend on strips */
