@@ -41,7 +41,8 @@ enum {
     PRODUCT = 128,  /* the product form; else, if not wide, the folded one */
     NO_MEAN = 256,  /* RMS norm */
     CONSTANT = 512, /* backward: statistics that do not depend on the input */
-    GATHER = 1024   /* backward: gradients of the parameters along the run as well */
+    GATHER = 1024,  /* backward: gradients of the parameters along the run as well */
+    FETCH = 2048    /* of a call that streams, but not these results */
 };
 
 /* The mathematics is the same text for every element type.
