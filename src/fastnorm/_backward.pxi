@@ -216,7 +216,7 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     if total >= SERIAL_BELOW:
         threads = threads_get()
     plan.stream = (
-        3 * total * itemsize > stream_above(threads, not plan.columns and not constant)
+        3 * total * itemsize > stream_above(threads, measures(&plan, constant))
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
         and b.grad != <const char *> cnp.PyArray_DATA(y)
     )

@@ -143,7 +143,11 @@ cdef extern from "kernels/backward.h" nogil:
 
 cdef extern from "kernels/processor.h" nogil:
     void processor_init()
-    ptrdiff_t stream_above(int threads, bint rows)
+    ctypedef enum Measures:
+        MEASURES_NOTHING
+        MEASURES_COLUMNS
+        MEASURES_ROWS
+    ptrdiff_t stream_above(int threads, Measures what)
     void stream_set_above(ptrdiff_t bytes)
 
 cdef extern from "kernels/threads.h" nogil:

@@ -53,6 +53,12 @@ cdef bint plan_for(Plan *plan, Order *order, const Call *call, cnp.ndarray x, cn
     return layout_plan(plan, order, axes, call.n, cnp.PyArray_ITEMSIZE(x), call.given)
 
 
+cdef Measures measures(const Plan *plan, bint given) noexcept:
+    if given:
+        return MEASURES_NOTHING
+    return MEASURES_COLUMNS if plan.columns else MEASURES_ROWS
+
+
 cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cnp.ndarray bias,
                      object out):
     """Normalise x into out (or a new array), which is returned; fill in call.stats."""
@@ -101,7 +107,7 @@ cdef cnp.ndarray run(Call *call, cnp.ndarray x, int code, cnp.ndarray weight, cn
     if total >= SERIAL_BELOW:
         threads = threads_get()
     plan.stream = (
-        2 * total * itemsize > stream_above(threads, not plan.columns and not call.given)
+        2 * total * itemsize > stream_above(threads, measures(&plan, call.given))
         and cnp.PyArray_DATA(source) != cnp.PyArray_DATA(y)
     )
     job.plan = &plan

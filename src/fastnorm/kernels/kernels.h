@@ -79,6 +79,7 @@ typedef struct {
     Strips strips;                /* what is measured together, and applied if it is fused; */
     Strips apply_strips;          /* and else applied together, `apply_rows` at a time */
     ptrdiff_t apply_rows;
+    int abreast; /* several rows at a time, if they can be */
     ptrdiff_t stats_per_block;
     ptrdiff_t count; /* elements of a statistic */
     ptrdiff_t stats; /* number of statistics */

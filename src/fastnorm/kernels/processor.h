@@ -18,9 +18,11 @@ ptrdiff_t cache_bytes(int threads);
 /* Whether that is one that threads share. */
 int shares_cache(void);
 
-/* The bytes of all arrays of a call above which its results are stored past the cache.  rows: rows
- * are measured, not columns, and not nothing. */
-ptrdiff_t stream_above(int threads, int rows);
+/* What a call measures before it applies. */
+typedef enum { MEASURES_NOTHING, MEASURES_COLUMNS, MEASURES_ROWS } Measures;
+
+/* The bytes of all arrays of a call above which its results are stored past the cache. */
+ptrdiff_t stream_above(int threads, Measures what);
 
 /* So many for all calls from now on, or, below 0, as many as is best here. */
 void stream_set_above(ptrdiff_t bytes);
