@@ -293,6 +293,12 @@ static void align_strips(const Plan *plan, ptrdiff_t itemsize, Strips *strips) {
         strips->shift = (ptrdiff_t)((uintptr_t)plan->y % LINE_BYTES) / itemsize;
 }
 
+/* Whether the threads' caches together hold so many arrays of columns. */
+static int stay_cached(const Plan *plan, ptrdiff_t arrays, ptrdiff_t itemsize, int threads) {
+    const ptrdiff_t bytes = plan->kept.count * plan->rows.count * plan->width * itemsize;
+    return arrays * bytes <= threads * cache_bytes(threads);
+}
+
 /* What is applied after all has been measured: whole rows, or pieces as wide as their coefficients
  * may be.  Threads that store neighbouring pieces of rows would take the lines around their seams
  * from each other, because processors fetch more of them than are stored. */
@@ -310,8 +316,7 @@ static void plan_apply(Plan *plan, ptrdiff_t itemsize, int threads) {
     /* In the order of memory, if the results come near to filling a cache that threads share, or go
      * past it: a tenth to a third faster there, unless rows are so long that their coefficients
      * leave no room for them in the L1 cache.  With parameters to load for each row, it is even. */
-    const ptrdiff_t bytes = plan->kept.count * plan->rows.count * plan->width * itemsize;
-    const int filling = shares_cache() && 2 * bytes > threads * cache_bytes(threads) &&
+    const int filling = shares_cache() && !stay_cached(plan, 2, itemsize, threads) &&
                         plan->apply_strips.width < LONG_ROW;
     plan->abreast = is_split(plan) || !(plan->stream || filling);
 }
@@ -320,9 +325,8 @@ static void plan_apply(Plan *plan, ptrdiff_t itemsize, int threads) {
  * stay in the cache: it is one that all threads share, so that they need not apply what they
  * measured, and may store whole rows (a quarter faster; groups gain nothing). */
 static int stores_apart(const Plan *plan, ptrdiff_t itemsize, int threads) {
-    const ptrdiff_t bytes = plan->kept.count * plan->rows.count * plan->width * itemsize;
     return shares_cache() && plan->group == 1 && !is_split(plan) &&
-           strip_count(&plan->strips) > 1 && bytes < threads * cache_bytes(threads);
+           strip_count(&plan->strips) > 1 && stay_cached(plan, 1, itemsize, threads);
 }
 
 int layout_schedule(Plan *plan, ptrdiff_t itemsize, int threads, int forward) {
