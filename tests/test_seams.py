@@ -67,6 +67,64 @@ def test_rows_beside_others_and_alone(dtype, n, stores, rng):
             assert_same_bits(function(own, out=own), alone, f"{rows} rows in place")
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 23, 24, 28, 31])
+@every_dtype
+def test_short_rows_in_packs_and_alone(dtype, n, stores, rng):
+    """Rows that are turned into columns: in packs, with some left over, and with odd ones among
+    them; what is beside the output stays."""
+    param = np.float64 if dtype == np.float64 else np.float32
+    weight, bias = (normal(rng, (n,), np.dtype(param)) for _ in range(2))
+    line = 64 // dtype.itemsize
+
+    def check(function, x, expected, offset):
+        memory = placed(np.ones(x.size + 2 * line, dtype), offset)
+        out = memory[line:-line].reshape(x.shape)
+        function(x, out=out)
+        assert_same_bits(out, expected, f"{x.shape} at {offset}")
+        assert (memory[:line] == 1).all()
+        assert (memory[-line:] == 1).all()
+        own = x.copy()
+        assert_same_bits(function(own, out=own), expected, f"{x.shape} in place")
+        gaps = np.zeros((*x.shape[:-1], n + 3), dtype)[..., :n]
+        gaps[...] = x
+        assert_same_bits(function(gaps), expected, f"{x.shape} with gaps")
+
+    for rows, offset in ((16, 0), (31, 1), (70, 4), (129, 0), (200, line - 1)):
+        x = placed(rows_of(n, rows, dtype, rng), offset)
+        x[8] = 1e-200  # float64 squares vanish, too, and eps does not outweigh them
+        for function in (
+            lambda x, out=None: fastnorm.layer_norm(x, n, weight, bias, out=out),
+            lambda x, out=None: fastnorm.layer_norm(x, n, bias=bias, out=out),
+            lambda x, out=None: fastnorm.layer_norm(x, n, out=out),
+            lambda x, out=None: fastnorm.rms_norm(x, n, weight, out=out),
+            lambda x, out=None: fastnorm.rms_norm(x, n, eps=0, out=out),
+        ):
+            alone = np.concatenate([function(row[None]) for row in x])
+            check(function, x, alone, offset)
+        if n > 1:  # with a weight for each row
+            w, b = (normal(rng, (rows,), np.dtype(param)) for _ in range(2))
+            maps = np.stack([x, x[::-1]])
+            single = np.stack(
+                [
+                    np.concatenate(
+                        [
+                            fastnorm.instance_norm(
+                                maps[i, k][None, None], weight=w[k : k + 1], bias=b[k : k + 1]
+                            )[0]
+                            for k in range(rows)
+                        ]
+                    )
+                    for i in range(2)
+                ]
+            )
+            check(
+                lambda x, out=None, w=w, b=b: fastnorm.instance_norm(x, weight=w, bias=b, out=out),
+                maps,
+                single,
+                offset,
+            )
+
+
 @pytest.mark.parametrize("n", [16, 25, 31, 32, 49, 64, 100, 196, 289, 1024])
 @every_dtype
 def test_maps_beside_others_and_alone(dtype, n, stores, rng):
@@ -139,7 +197,7 @@ def test_rows_with_a_parameter_each_together_and_apart(dtype, pixels, stores, rn
         assert (memory[-32:] == 1).all()
 
 
-@pytest.mark.parametrize("n", [32, 49, 96, 100, 256, 300, 768, 1025])
+@pytest.mark.parametrize("n", [3, 8, 15, 31, 32, 49, 96, 100, 256, 300, 768, 1025])
 @pytest.mark.parametrize("name", DTYPES)
 def test_rows_past_the_cache(name, n, rng):
     """More than a core's cache holds, on every tier, by two threads, and at every offset in a line:

@@ -36,6 +36,13 @@ static int drop_single(Axis *axes, int n) {
     return kept;
 }
 
+static int has_kept(const Axis *axes, int n) {
+    int kept = 0;
+    for (int i = 0; i < n; i++)
+        kept |= axes[i].role & KEPT;
+    return kept != 0;
+}
+
 static void sort_outermost_first(Axis *axes, int n) {
     for (int i = 1; i < n; i++) {
         Axis a = axes[i];
@@ -193,9 +200,10 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
     Axis kept[MAX_AXES], reduced[MAX_AXES];
     int nkept = 0, nreduced = 0;
 
+    const int any_kept = has_kept(axes, n);
     n = drop_single(axes, n);
-    if (n == 0)
-        axes[n++] = (Axis){.size = 1, .x = itemsize, .y = itemsize};
+    if (n == 0) /* one element: a batch of one, as far as there is one */
+        axes[n++] = (Axis){.size = 1, .x = itemsize, .y = itemsize, .role = any_kept ? KEPT : 0};
     sort_outermost_first(axes, n);
     if (axes[n - 1].x != itemsize || axes[n - 1].y != itemsize)
         return 0;

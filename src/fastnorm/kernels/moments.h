@@ -17,11 +17,31 @@ static inline double two_sum(double a, double b, double *rest) {
     return s;
 }
 
-/* The moments of n elements from the sums of d and d*d, where d = x - reference. */
-static inline void moments_of_sums(Moments *m, double n, double reference, double s1, double s2) {
-    double m2 = s2 - s1 * (s1 / n);
+/* a / n for a count n.  in_range: of numbers far from the ends of float64's range, as sums of
+ * float32 data are, by multiplications, which loops over many do many times as fast: they bring the
+ * quotient within an ulp, from where one more step rounds it correctly (Markstein, "Computation of
+ * elementary functions on the IBM RISC System/6000 processor", 1990).  So the bits are those of the
+ * division. */
+static inline double over(int in_range, double a, double n) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    if (in_range) {
+        const double share = 1 / n;
+        double q = a * share;
+        q = __builtin_fma(__builtin_fma(-q, n, a), share, q);
+        return __builtin_fma(__builtin_fma(-q, n, a), share, q);
+    }
+#endif
+    (void)in_range;
+    return a / n;
+}
+
+/* The moments of n elements from the sums of d and d*d, where d = x - reference; in_range: see
+ * over. */
+static inline void moments_of_sums(int in_range, Moments *m, double n, double reference, double s1,
+                                   double s2) {
+    const double d = over(in_range, s1, n), m2 = s2 - s1 * d;
     m->n = n;
-    m->mean = two_sum(reference, s1 / n, &m->rest);
+    m->mean = two_sum(reference, d, &m->rest);
     m->m2 = m2 < 0 ? 0 : m2;
 }
 
@@ -37,10 +57,10 @@ static inline void moments_merge(Moments *a, const Moments *b) {
     a->n = n;
 }
 
-static inline void moments_finish(const Moments *m, double eps, Stat *s) {
+static inline void moments_finish(int in_range, const Moments *m, double eps, Stat *s) {
     s->mean = m->mean;
     s->rest = m->rest;
-    s->var = m->m2 / m->n;
+    s->var = over(in_range, m->m2, m->n);
     s->rstd = 1.0 / sqrt(s->var + eps);
 }
 
@@ -49,7 +69,7 @@ static inline void pool_rows(const Plan *plan, const Moments *chunks, Stat *out)
     Moments m = chunks[0];
     for (ptrdiff_t i = 1; i < plan->measure.chunks; i++)
         moments_merge(&m, &chunks[i]);
-    moments_finish(&m, plan->eps, out);
+    moments_finish(0, &m, plan->eps, out);
 }
 
 /* Pool the columns of one statistic: its channels, the rows that lie side by side (`fold`), and
@@ -64,7 +84,7 @@ static inline void pool_columns(const Plan *plan, const Moments *columns, const 
         if (plan->tail_rows)
             moments_merge(&m, &tail[c]);
     }
-    moments_finish(&m, plan->eps, out);
+    moments_finish(0, &m, plan->eps, out);
 }
 
 /* ---- moments.c ---- */

@@ -10,6 +10,8 @@
 #define TIER generic
 #endif
 
+#define PASTE2(a, b) a##_##b
+#define EXPAND2(a, b) PASTE2(a, b)
 #define PASTE3(a, b, c) a##_##b##_##c
 #define EXPAND3(a, b, c) PASTE3(a, b, c)
 #define NAME(name) EXPAND3(name, TAG, TIER)
@@ -62,6 +64,7 @@ enum {
 #define LOAD_WIDE(p, out) f32_load_f64(p, out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vf32
+#define TILES TILES_OF_VECTOR
 #define TO_REAL(v) (v)
 #define FROM_REAL(v) (v)
 #define STREAM_REAL(p, v) stream_vector(p, v)
@@ -81,6 +84,7 @@ enum {
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) (v)[0]
 #define VELEM vf64
+#define TILES TILES_OF_VECTOR
 #define TO_REAL(v) (v)
 #define FROM_REAL(v) (v)
 #define STREAM_REAL(p, v) stream_vector(p, (vf32)(v))
@@ -100,6 +104,7 @@ enum {
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
+#define TILES TILES_OF_HALF
 #define TO_REAL(v) f16_to_f32(v)
 #define FROM_REAL(v) f32_to_f16(v)
 #define STREAM_REAL(p, v) stream_half(p, FROM_REAL(v))
@@ -119,14 +124,12 @@ enum {
 #define LOAD_WIDE(p, out) NAME(to_wide)(NAME(load)(p), out)
 #define FROM_WIDE(v) f64_to_f32(v)
 #define VELEM vu16
+#define TILES TILES_OF_HALF
 #define TO_REAL(v) bf16_to_f32(v)
 #define FROM_REAL(v) f32_to_bf16(v)
 #define STREAM_REAL(p, v) stream_half(p, FROM_REAL(v))
 #define NEEDS_RANGE 1
 #include "kernels.inc"
-
-#define PASTE2(a, b) a##_##b
-#define EXPAND2(a, b) PASTE2(a, b)
 
 extern const Kernels EXPAND2(kernels, TIER)[DTYPES];
 const Kernels EXPAND2(kernels, TIER)[DTYPES] = {

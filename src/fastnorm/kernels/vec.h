@@ -29,13 +29,16 @@
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 
-/* For loops over a few vectors, which then stay in registers; and for loops around those, which
- * would need more registers than there are. */
+/* For loops over a few vectors, which then stay in registers; for longer ones, whose counting takes
+ * as long as what they do; and for loops around those, which would need more registers than there
+ * are. */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #define ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_4 _Pragma("GCC unroll 4")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
 
