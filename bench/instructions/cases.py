@@ -71,6 +71,8 @@ CASES: Sequence[Case] = (
     Case("layer norm, 2 x 768, streaming", "2k 768p", "cpwbs", ("rows_fused",)),
     Case("layer norm, 8 x 64", "8k 64p", "cpwb", ("rows_fused",)),
     Case("layer norm, 4 x 2048", "4k 2048p", "cpwb", ("rows_fused",)),
+    Case("layer norm, 256 x 3", "256k 3p", "cpwb", ("rows_fused",)),
+    Case("layer norm, 256 x 15", "256k 15p", "cpwb", ("rows_fused",)),
     Case("RMS norm, 2 x 768", "2k 768p", "pw", ROWS),
     Case("instance norm, 2 x 56x56", "1k 2kp 3136", "cpwb", ROWS),
     Case("instance norm, 2 x 56x56, streaming", "1k 2kp 3136", "cpwbs", ("rows_apply",)),
