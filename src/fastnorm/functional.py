@@ -16,45 +16,27 @@ from ._types import Array, ArrayLike, Ints
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
 
+# Overloads are not formatted: with a line for each parameter they would hide the functions.
+# fmt: off
 @overload
 def layer_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
-    return_stats: Literal[False] = False,
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, axis: Ints | None = None,
+    out: Array | None = None, return_stats: Literal[False] = False,
 ) -> Array: ...
 @overload
 def layer_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
-    return_stats: Literal[True],
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, axis: Ints | None = None,
+    out: Array | None = None, return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
 @overload
 def layer_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
-    return_stats: bool,
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, axis: Ints | None = None,
+    out: Array | None = None, return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+# fmt: on
 def layer_norm(
     x: ArrayLike,
     /,
@@ -128,42 +110,26 @@ def layer_norm(
     return _layer_norm(x, normalized_shape, weight, bias, eps, axis, out, return_stats, True)
 
 
+# fmt: off
 @overload
 def rms_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    eps: float | None = None,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    eps: float | None = None, *, axis: Ints | None = None, out: Array | None = None,
     return_stats: Literal[False] = False,
 ) -> Array: ...
 @overload
 def rms_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    eps: float | None = None,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    eps: float | None = None, *, axis: Ints | None = None, out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array]: ...
 @overload
 def rms_norm(
-    x: ArrayLike,
-    /,
-    normalized_shape: Ints | None = None,
-    weight: ArrayLike | None = None,
-    eps: float | None = None,
-    *,
-    axis: Ints | None = None,
-    out: Array | None = None,
+    x: ArrayLike, /, normalized_shape: Ints | None = None, weight: ArrayLike | None = None,
+    eps: float | None = None, *, axis: Ints | None = None, out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array]: ...
+# fmt: on
 def rms_norm(
     x: ArrayLike,
     /,
@@ -219,54 +185,29 @@ def rms_norm(
     return _layer_norm(x, normalized_shape, weight, None, eps, axis, out, return_stats, False)
 
 
+# fmt: off
 @overload
 def batch_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: Literal[False] = False,
 ) -> Array: ...
 @overload
 def batch_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
 @overload
 def batch_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+# fmt: on
 def batch_norm(
     x: ArrayLike,
     /,
@@ -369,54 +310,29 @@ def batch_norm(
     )
 
 
+# fmt: off
 @overload
 def instance_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: Literal[False] = False,
 ) -> Array: ...
 @overload
 def instance_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
 @overload
 def instance_norm(
-    x: ArrayLike,
-    /,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
+    x: ArrayLike, /, running_mean: Array | None = None, running_var: Array | None = None,
+    weight: ArrayLike | None = None, bias: ArrayLike | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, *, channel_axis: int = 1, out: Array | None = None,
     return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+# fmt: on
 def instance_norm(
     x: ArrayLike,
     /,
@@ -499,45 +415,26 @@ def instance_norm(
     )
 
 
+# fmt: off
 @overload
 def group_norm(
-    x: ArrayLike,
-    /,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
-    return_stats: Literal[False] = False,
+    x: ArrayLike, /, num_groups: int, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, channel_axis: int = 1,
+    out: Array | None = None, return_stats: Literal[False] = False,
 ) -> Array: ...
 @overload
 def group_norm(
-    x: ArrayLike,
-    /,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
-    return_stats: Literal[True],
+    x: ArrayLike, /, num_groups: int, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, channel_axis: int = 1,
+    out: Array | None = None, return_stats: Literal[True],
 ) -> tuple[Array, Array, Array]: ...
 @overload
 def group_norm(
-    x: ArrayLike,
-    /,
-    num_groups: int,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    eps: float = 1e-5,
-    *,
-    channel_axis: int = 1,
-    out: Array | None = None,
-    return_stats: bool,
+    x: ArrayLike, /, num_groups: int, weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None, eps: float = 1e-5, *, channel_axis: int = 1,
+    out: Array | None = None, return_stats: bool,
 ) -> Array | tuple[Array, Array, Array]: ...
+# fmt: on
 def group_norm(
     x: ArrayLike,
     /,
