@@ -3,6 +3,7 @@
 """From arrays to kernels: check the arguments, make the output, run the plan on threads."""
 
 cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.limits cimport LLONG_MIN
 from libc.math cimport INFINITY
@@ -24,9 +25,23 @@ cdef extern from "numpy/arrayobject.h":
     # As numpy's own declaration, but NULL can be passed: "x's dtype".
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void *, int)
 
+    ctypedef struct PyDataMemAllocator:
+        void *ctx
+        void *(*malloc)(void *, size_t) noexcept
+        void *(*calloc)(void *, size_t, size_t) noexcept
+        void *(*realloc)(void *, void *, size_t) noexcept
+        void (*free)(void *, void *, size_t) noexcept
+
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        cnp.npy_uint8 version
+        PyDataMemAllocator allocator
+
+    object PyDataMem_SetHandler(object)
+
 cnp.import_array()
 threads_init()
-processor_init()
+machine_init()
 
 # ---- tiers ----
 
@@ -54,6 +69,34 @@ def use_stream_above(Py_ssize_t bytes):
     """Store results past the cache in calls whose arrays have more bytes than this; below 0: in
     those where this processor gains from it. For tests and benchmarks."""
     stream_set_above(bytes)
+
+
+def features():
+    """The special cases of the schedule, by name, and the bit of each."""
+    cdef int i
+    return {feature_name(i).decode(): 1 << i for i in range(feature_count())}
+
+
+def use_features(int mask):
+    """Switch on these special cases alone, or, below 0, all; for tests and benchmarks."""
+    features_set(mask)
+
+
+def kernel_names():
+    """Names of the kernels of a tier."""
+    cdef int i
+    return tuple([kernel_name(i).decode() for i in range(kernel_count())])
+
+
+def trace_kernels(bint on):
+    """Note which kernels run from now on, for tests; not while calls are running."""
+    trace_set(on)
+
+
+def kernels_called():
+    """Names of the kernels that have run since tracing began."""
+    cdef int i
+    return {kernel_name(i).decode() for i in range(kernel_count()) if kernel_called(i)}
 
 
 def build():
@@ -92,11 +135,8 @@ def get_num_threads():
     return threads_get()
 
 
-include "_arrays.pxi"
-include "_checks.pxi"
-include "_execute.pxi"
-include "_run.pxi"
-include "_statistics.pxi"
+include "_arguments.pxi"
+include "_call.pxi"
 
 # ---- operations ----
 
@@ -112,7 +152,7 @@ cdef int normalized_lengths(cnp.ndarray x, const bint *normalized, cnp.npy_intp 
 
 
 cdef void normalized_axes(Call *call, cnp.ndarray x, const bint *normalized, int n,
-                          bint has_params, cnp.npy_intp *shape) noexcept:
+                          cnp.npy_intp *shape) noexcept:
     """The meaning of x's axes where n of them are normalised over, and the statistics' shape."""
     cdef int d
     cdef ptrdiff_t param = 1, stat = 1
@@ -127,8 +167,7 @@ cdef void normalized_axes(Call *call, cnp.ndarray x, const bint *normalized, int
             n -= 1
             call.axes[d].role = PARAM
             call.axes[d].param_axis = n
-            if has_params:
-                call.axes[d].param = param
+            call.axes[d].param = param
             param *= call.axes[d].size
         else:
             call.axes[d].role = KEPT
@@ -156,14 +195,13 @@ def layer_norm(x, normalized_shape, weight, bias, eps, axis, out, bint return_st
     if out is not None:
         check_out(out, a, code)
 
-    normalized_axes(&call, a, normalized, n, w is not None or b is not None, lengths)
+    normalized_axes(&call, a, normalized, n, lengths)
     call.given = False
     call.centre = centre
     return run_with_stats(&call, a, code, w, b, out, return_stats, call.n, lengths)
 
 
-cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups, bint per_sample,
-                       bint has_params):
+cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups, bint per_sample):
     """The meaning of x's axes where statistics belong to channels, or to groups of them."""
     cdef int d
     cdef Axis *axis
@@ -179,7 +217,7 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
         if d == channel:
             axis.role = KEPT | PARAM
             axis.stat = 1
-            axis.param = split if has_params else 0
+            axis.param = split
             if split > 1:
                 axis.size = groups
                 call.step[call.n] = split
@@ -188,7 +226,7 @@ cdef void channel_axes(Call *call, cnp.ndarray x, int channel, ptrdiff_t groups,
                 memset(axis, 0, sizeof(Axis))
                 axis.size = split
                 axis.role = PARAM | SPLIT
-                axis.param = has_params
+                axis.param = 1
                 call.source[call.n] = d
                 call.step[call.n] = 1
         elif d == 0 and per_sample:
@@ -228,7 +266,7 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
     if out is not None:
         check_out(out, a, code)
 
-    channel_axes(&call, a, channel, 0, per_sample and measure, w is not None or b is not None)
+    channel_axes(&call, a, channel, 0, per_sample and measure)
     call.given = not measure
     call.centre = True
     call.stats = NULL
@@ -269,90 +307,81 @@ def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, bint return_
     if out is not None:
         check_out(out, a, code)
 
-    channel_axes(&call, a, channel, shape[1], True, w is not None or b is not None)
+    channel_axes(&call, a, channel, shape[1], True)
     call.given = False
     call.centre = True
     return run_with_stats(&call, a, code, w, b, out, return_stats, 2, shape)
 
 
-include "_backward.pxi"
+def layer_norm_backward(grad, x, mean, rstd, weight, normalized_shape, axis, out, bint centre):
+    """Backward of layer norm, or of RMS norm without `centre`; see gradients.py."""
+    cdef Call call
+    cdef cnp.ndarray a = input_array(x), g, m = None, r, w
+    cdef int code = check_dtype("x", a), n
+    cdef bint normalized[MAX_AXES]
+    cdef cnp.npy_intp shape[MAX_AXES]   # of the parameters
+    cdef cnp.npy_intp lengths[MAX_AXES]   # of the statistics
 
-# ---- the yardsticks ----
-
-ctypedef struct Move:
-    const char *x
-    const char *grad
-    char *out
-    ptrdiff_t size, part
-    bint stream
-
-
-cdef int start_move(Move *move, cnp.ndarray x, cnp.ndarray grad, cnp.ndarray out,
-                    bint stream) except -1:
-    """Check the arrays, and share them among the threads of a call; returns their number."""
-    cdef int threads = threads_get()
-    cdef ptrdiff_t size = cnp.PyArray_NBYTES(x)
-    cdef cnp.ndarray array
-    for array in (x, grad, out):
-        if not cnp.PyArray_ISCONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != size:
-            raise ValueError("take contiguous arrays of the same size")
-    if not cnp.PyArray_ISWRITEABLE(out):
-        raise ValueError("out: takes a writeable array")
-    move.x = <const char *> cnp.PyArray_DATA(x)
-    move.grad = <const char *> cnp.PyArray_DATA(grad)
-    move.out = <char *> cnp.PyArray_DATA(out)
-    move.size = size
-    move.part = ((size + threads - 1) // threads + 4095) // 4096 * 4096
-    move.stream = stream
-    return threads
+    check_size(a)
+    check_normalized(normalized_shape, axis, a, normalized)
+    n = normalized_lengths(a, normalized, shape)
+    normalized_axes(&call, a, normalized, n, lengths)
+    g = check_grad(grad, a, code)
+    if centre:
+        m = check_statistic("mean", mean, call.n, lengths)
+    r = check_statistic("rstd", rstd, call.n, lengths)
+    w = check_parameter("weight", weight, n, shape)
+    if out is not None:
+        check_out(out, a, code)
+    call.centre = centre
+    return run_backward(&call, g, a, code, m, r, w, False, out, n, shape)
 
 
-cdef void move_copy(const Move *move, ptrdiff_t i) noexcept nogil:
-    cdef ptrdiff_t first = min(i * move.part, move.size)
-    copy_bytes(move.x + first, move.out + first, min(move.part, move.size - first), move.stream)
+def channel_norm_backward(grad, x, mean, rstd, weight, bint frozen, channel_axis, out,
+                          bint per_sample):
+    """Backward of batch norm, or of instance norm if per_sample; see gradients.py."""
+    cdef Call call
+    cdef cnp.ndarray a = input_array(x), g, m, r, w
+    cdef int code = check_dtype("x", a), channel
+    cdef cnp.npy_intp shape[2]
+
+    channel = check_channel_axis(channel_axis, a, 3 if per_sample else 2, per_sample)
+    check_size(a)
+    g = check_grad(grad, a, code)
+    shape[0] = cnp.PyArray_DIM(a, 0)
+    shape[1] = cnp.PyArray_DIM(a, channel)
+    m = check_statistic("mean", mean, 1 + per_sample, &shape[0 if per_sample else 1])
+    r = check_statistic("rstd", rstd, 1 + per_sample, &shape[0 if per_sample else 1])
+    w = check_parameter("weight", weight, 1, &shape[1])
+    if out is not None:
+        check_out(out, a, code)
+    channel_axes(&call, a, channel, 0, per_sample)
+    call.centre = True
+    return run_backward(&call, g, a, code, m, r, w, frozen, out, 1, &shape[1])
 
 
-cdef void move_combine(const Move *move, ptrdiff_t i) noexcept nogil:
-    cdef ptrdiff_t first = min(i * move.part, move.size)
-    combine_bytes(move.grad + first, move.x + first, move.out + first,
-                  min(move.part, move.size - first), move.stream)
+def group_norm_backward(grad, x, mean, rstd, num_groups, weight, channel_axis, out):
+    """Backward of group norm; see gradients.py."""
+    cdef Call call
+    cdef cnp.ndarray a = input_array(x), g, m, r, w
+    cdef int code = check_dtype("x", a), channel
+    cdef cnp.npy_intp channels
+    cdef cnp.npy_intp shape[2]
+
+    channel = check_channel_axis(channel_axis, a, 2, True)
+    check_size(a)
+    channels = cnp.PyArray_DIM(a, channel)
+    shape[0] = cnp.PyArray_DIM(a, 0)
+    shape[1] = check_num_groups(num_groups, channels, a)
+    g = check_grad(grad, a, code)
+    m = check_statistic("mean", mean, 2, shape)
+    r = check_statistic("rstd", rstd, 2, shape)
+    w = check_parameter("weight", weight, 1, &channels)
+    if out is not None:
+        check_out(out, a, code)
+    channel_axes(&call, a, channel, shape[1], True)
+    call.centre = True
+    return run_backward(&call, g, a, code, m, r, w, False, out, 1, &channels)
 
 
-cdef void move_read(const Move *move, ptrdiff_t i) noexcept nogil:
-    cdef ptrdiff_t first = min(i * move.part, move.size)
-    read_bytes(move.grad + first, move.x + first, min(move.part, move.size - first))
-
-
-def parallel_copy(cnp.ndarray x not None, cnp.ndarray out not None, bint stream=False):
-    """Copy x to out with the threads of a call: the yardstick of a forward."""
-    cdef Move move
-    cdef int threads = start_move(&move, x, x, out, stream)
-    cdef ptrdiff_t i
-    with nogil:
-        if threads == 1:
-            move_copy(&move, 0)
-        else:
-            for i in prange(threads, num_threads=threads, schedule="static"):
-                move_copy(&move, i)
-
-
-def parallel_pass(cnp.ndarray grad not None, cnp.ndarray x not None, cnp.ndarray out not None,
-                  bint stream=False, bint twice=False):
-    """Read grad and x and write out with the threads of a call: the yardstick of a backward.
-
-    twice: both are read before, too, by all threads; four reads and one write.
-    """
-    cdef Move move
-    cdef int threads = start_move(&move, x, grad, out, stream)
-    cdef ptrdiff_t i
-    with nogil:
-        if threads == 1:
-            if twice:
-                move_read(&move, 0)
-            move_combine(&move, 0)
-        else:
-            if twice:
-                for i in prange(threads, num_threads=threads, schedule="static"):
-                    move_read(&move, i)
-            for i in prange(threads, num_threads=threads, schedule="static"):
-                move_combine(&move, i)
+include "_baseline.pxi"

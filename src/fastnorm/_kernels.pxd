@@ -1,6 +1,6 @@
 """The C declarations."""
 
-cdef extern from "kernels/kernels.h" nogil:
+cdef extern from "kernels/plan/plan.h" nogil:
     enum:
         MAX_AXES
     enum Dtype:
@@ -8,7 +8,6 @@ cdef extern from "kernels/kernels.h" nogil:
         F64
         F16
         BF16
-        DTYPES
 
     ctypedef struct Moments:
         pass
@@ -19,79 +18,44 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct GradSums:
         pass
 
-    ctypedef struct GradStat:
-        pass
-
     ctypedef struct Nest:
         int ndim
         ptrdiff_t count
 
-    ctypedef struct Walk:
-        ptrdiff_t chunks
-
-    ctypedef struct Strips:
-        pass
-
     ctypedef struct Plan:
-        int columns, param_vector, centre, precise, stream
-        Nest kept
-        Walk measure, apply
-        Strips strips, apply_strips
-        ptrdiff_t chunks, width, tail_rows, count, stats
-        double eps, floor
+        int dtype, along, centre, stream
+        ptrdiff_t count, stats
+        double eps
         const char *x
         char *y
         const void *weight
         const void *bias
 
     ctypedef struct Backward:
-        const Plan *plan
         const char *grad
         const void *mean
         const void *rstd
-        bint wide, constant, fused
-        ptrdiff_t params, strips, tasks, pieces, row_params
-        GradSums *sums
-        GradStat *stats
-        double *tables
-        ptrdiff_t sums_count, stats_count, tables_count
+        bint frozen
+        ptrdiff_t params
 
     ctypedef struct Kernels:
-        void (*rows_measure)(const Plan *, ptrdiff_t unit, ptrdiff_t chunk,
-                             Moments *) noexcept nogil
-        void (*rows_apply)(const Plan *, const Stat *, ptrdiff_t first,
-                           ptrdiff_t last) noexcept nogil
-        void (*rows_fused)(const Plan *, ptrdiff_t first, ptrdiff_t last,
-                           Stat *) noexcept nogil
-        void (*columns_measure)(const Plan *, ptrdiff_t block, ptrdiff_t strip, ptrdiff_t chunk,
-                                Moments *) noexcept nogil
-        void (*columns_apply)(const Plan *, const Stat *, ptrdiff_t block, ptrdiff_t strip,
-                              ptrdiff_t chunk) noexcept nogil
-        void (*columns_fused)(const Plan *, ptrdiff_t block, ptrdiff_t strip,
-                              Stat *) noexcept nogil
-        void (*grad_rows_measure)(const Backward *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
-        void (*grad_rows_apply)(const Backward *, ptrdiff_t unit, ptrdiff_t chunk) noexcept nogil
-        void (*grad_rows_fused)(const Backward *, ptrdiff_t first, ptrdiff_t last) noexcept nogil
-        void (*grad_rows_gather)(const Backward *, ptrdiff_t task, ptrdiff_t piece) noexcept nogil
-        void (*grad_columns_measure)(const Backward *, ptrdiff_t block, ptrdiff_t strip,
-                                     ptrdiff_t chunk) noexcept nogil
-        void (*grad_columns_apply)(const Backward *, ptrdiff_t block, ptrdiff_t strip,
-                                   ptrdiff_t chunk) noexcept nogil
-        void (*grad_columns_fused)(const Backward *, ptrdiff_t first,
-                                   ptrdiff_t last) noexcept nogil
-        void (*widen)(const void *src, double *dst, ptrdiff_t n) noexcept nogil
-        void (*to_float)(const void *src, float *dst, ptrdiff_t n) noexcept nogil
+        void (*load[4])(const void *x, void *reals, ptrdiff_t n) noexcept nogil
 
-    ptrdiff_t row_chunks(const Plan *)
-    ptrdiff_t apply_chunks(const Plan *)
-    ptrdiff_t strip_count(const Strips *)
+    ctypedef struct Job:
+        Plan plan
+        Backward backward
+        const Kernels *kernels
+        bint is_backward, given
+        int threads
+        Moments *moments
+        Stat *stats
+        GradSums *sums
+        double *tables
+        double *dweight
+        double *dbias
+        ptrdiff_t moments_count, stats_count, sums_count, tables_count
 
-    int isa_count()
-    const char *isa_name(int tier)
-    bint isa_available(int tier)
-    const Kernels *isa_kernels(int tier, int dtype)
-
-cdef extern from "kernels/layout.h" nogil:
+cdef extern from "kernels/plan/layout.h" nogil:
     enum:
         KEPT
         PARAM
@@ -109,12 +73,49 @@ cdef extern from "kernels/layout.h" nogil:
         int param_axis[65]
 
     bint layout_plan(Plan *, Order *, Axis *, int n, ptrdiff_t itemsize, bint given)
-    bint layout_schedule(Plan *, ptrdiff_t itemsize, int threads, bint forward)
 
-cdef extern from "kernels/moments.h" nogil:
-    void pool_unit(const Plan *, const Moments *, Stat *, ptrdiff_t unit)
-    void pool_block(const Plan *, Moments *, Stat *, ptrdiff_t first, ptrdiff_t last)
+cdef extern from "kernels/plan/schedule.h" nogil:
+    void schedule_forward(Job *, bint kept_stats)
+    void schedule_backward(Job *)
 
+cdef extern from "kernels/plan/machine.h" nogil:
+    ctypedef enum Measures:
+        MEASURES_ROWS
+    void machine_init()
+    ptrdiff_t stream_above(int threads, Measures what)
+    void stream_set_above(ptrdiff_t bytes)
+    void features_set(int mask)
+    int feature_count()
+    const char *feature_name(int i)
+    unsigned long fp_enter()
+    void fp_leave(unsigned long before)
+
+cdef extern from "kernels/plan/threads.h" nogil:
+    void threads_init()
+    void threads_set(int n)
+    int threads_get()
+    bint job_run(const Job *)
+    void trace_set "trace_kernels" (bint on)
+    bint kernel_called(int i)
+    bint built_with_openmp()
+    const char *built_with_compiler()
+    const char *built_version()
+
+cdef extern from "kernels/plan/aligned.h" nogil:
+    void *aligned_new(void *context, size_t bytes)
+    void *aligned_zeros(void *context, size_t count, size_t size)
+    void *aligned_resize(void *context, void *memory, size_t bytes)
+    void aligned_free(void *context, void *memory, size_t bytes)
+
+cdef extern from "kernels/target/dispatch.h" nogil:
+    int isa_count()
+    const char *isa_name(int tier)
+    bint isa_available(int tier)
+    const Kernels *isa_kernels(int tier, int dtype)
+    int kernel_count()
+    const char *kernel_name(int i)
+
+cdef extern from "kernels/stats/statistics.h" nogil:
     ctypedef struct Reals:
         char *data
         ptrdiff_t stride
@@ -133,33 +134,7 @@ cdef extern from "kernels/moments.h" nogil:
     void stats_average(const Stat *, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
                        double momentum, const Reals *running)
 
-cdef extern from "kernels/backward.h" nogil:
-    void backward_schedule(Backward *, Plan *, ptrdiff_t itemsize, int threads)
-    void grad_clear_tables(const Backward *, ptrdiff_t first, ptrdiff_t last)
-    void grad_pool_rows(const Backward *, ptrdiff_t first, ptrdiff_t last)
-    void grad_pool_columns(const Backward *, ptrdiff_t block, ptrdiff_t strip)
-    void grad_params(const Backward *, ptrdiff_t first, ptrdiff_t last, double *weight,
-                     double *bias)
-
-cdef extern from "kernels/processor.h" nogil:
-    void processor_init()
-    ctypedef enum Measures:
-        MEASURES_NOTHING
-        MEASURES_COLUMNS
-        MEASURES_ROWS
-    ptrdiff_t stream_above(int threads, Measures what)
-    void stream_set_above(ptrdiff_t bytes)
-
-cdef extern from "kernels/threads.h" nogil:
-    void threads_init()
-    void threads_set(int n)
-    int threads_get()
-    void stream_end()
-    bint built_with_openmp()
-    const char *built_with_compiler()
-    const char *built_version()
-
-cdef extern from "kernels/yardstick.h" nogil:
+cdef extern from "kernels/baseline/baseline.h" nogil:
     void copy_bytes(const char *src, char *dst, ptrdiff_t count, bint stream)
     void combine_bytes(const char *a, const char *b, char *dst, ptrdiff_t count, bint stream)
     void read_bytes(const char *a, const char *b, ptrdiff_t count)

@@ -1,0 +1,184 @@
+#include "schedule.h"
+#include "../stats/gradients.h"
+#include "../stats/moments.h"
+#include "machine.h"
+#include "nest.h"
+#include "threads.h"
+#include <stdint.h>
+
+static ptrdiff_t element_bytes(const Plan *plan) {
+    return plan->dtype == F64 ? 8 : plan->dtype == F32 ? 4 : 2;
+}
+
+static ptrdiff_t real_bytes(const Plan *plan) { return plan->dtype == F64 ? 8 : 4; }
+
+static int is_real(const Plan *plan) { return plan->dtype == F32 || plan->dtype == F64; }
+
+/* Whether so many equal tasks keep all threads busy to the end. */
+static int balanced(ptrdiff_t tasks, int threads) {
+    return tasks >= 4 * (ptrdiff_t)threads || tasks % threads == 0;
+}
+
+static void add_stage(Job *job, Kernel *kernel, ptrdiff_t items) {
+    if (items > 0)
+        job->stages[job->stage_count++] = (Stage){kernel, items};
+}
+
+/* ---- stores ---- */
+
+static int nest_keeps_lines(const Nest *nest) {
+    for (int d = 0; d < nest->ndim; d++)
+        if (nest->y[d] % LINE_BYTES)
+            return 0;
+    return 1;
+}
+
+/* Whether everything that is stored at a time is whole lines of the output. */
+static int stores_whole_lines(const Plan *plan, ptrdiff_t strip) {
+    const ptrdiff_t size = element_bytes(plan);
+    if ((uintptr_t)plan->y % LINE_BYTES || !nest_keeps_lines(&plan->sets))
+        return 0;
+    if (plan->family == ROWS)
+        return plan->rows.length * size % LINE_BYTES == 0 && nest_keeps_lines(&plan->rows.runs);
+    return plan->columns.width * size % LINE_BYTES == 0 && strip * size % LINE_BYTES == 0 &&
+           plan->columns.last_width == plan->columns.width && nest_keeps_lines(&plan->columns.rows);
+}
+
+static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {
+    Plan *plan = &job->plan;
+    double bytes = (double)arrays * (double)element_bytes(plan) * (double)plan->count;
+    bytes *= plan->family == ROWS || job->given ? (double)plan->sets.count : (double)plan->stats;
+    const int streams = features_on(FEATURE_STREAM) && plan->stream &&
+                        bytes > (double)stream_above(job->threads, measures);
+    plan->stream = streams;
+    plan->store = STORE_CACHED;
+    if (!is_real(plan))
+        plan->store = STORE_STAGED;
+    else if (streams && stores_whole_lines(plan, strip))
+        plan->store = STORE_STREAM;
+    else if (streams && features_on(FEATURE_STAGE))
+        plan->store = STORE_STAGED;
+    else
+        plan->stream = 0;
+}
+
+/* ---- rows ---- */
+
+static int batch_for(const Plan *plan, ptrdiff_t bytes) {
+    const RowsPlan *r = &plan->rows;
+    if (piece_count(r) > 1 || !features_on(FEATURE_BATCH))
+        return 1;
+    int batch = 1;
+    while (batch < BATCH && 2 * batch * r->length * real_bytes(plan) <= bytes)
+        batch *= 2;
+    return batch;
+}
+
+static void schedule_rows(Job *job) {
+    Plan *plan = &job->plan;
+    RowsPlan *r = &plan->rows;
+    const ptrdiff_t set_bytes = r->runs.count * r->length * element_bytes(plan);
+    r->batch = batch_for(plan, BATCH_BYTES);
+    job->arena_bytes = job->kernels->rows_arena(plan);
+    if (job->given) {
+        add_stage(job, job->kernels->rows_apply, plan->sets.count * r->chunks);
+        return;
+    }
+    const int fits = 2 * set_bytes <= cache_bytes(job->threads);
+    if (features_on(FEATURE_FUSE) &&
+        (r->batch > 1 || job->threads == 1 || (fits && balanced(plan->sets.count, job->threads)))) {
+        add_stage(job, job->kernels->rows_fused, plan->sets.count);
+        return;
+    }
+    job->moments_count = plan->sets.count * r->chunks;
+    job->stats_count = plan->stats;
+    add_stage(job, job->kernels->rows_measure, plan->sets.count * r->chunks);
+    add_stage(job, pool_rows, plan->sets.count);
+    add_stage(job, job->kernels->rows_apply, plan->sets.count * r->chunks);
+}
+
+/* ---- columns ---- */
+
+static ptrdiff_t common_divisor(ptrdiff_t a, ptrdiff_t b) { return b ? common_divisor(b, a % b) : a; }
+
+/* At most so many columns: whole sets, and whole lines of the output, if there can be. */
+static ptrdiff_t strip_of(const Plan *plan, ptrdiff_t most) {
+    const ColumnsPlan *c = &plan->columns;
+    const ptrdiff_t per_line = LINE_BYTES / element_bytes(plan);
+    const ptrdiff_t unit = c->group * (per_line / common_divisor(c->group, per_line));
+    if (c->packed > 1)
+        return c->width;
+    const ptrdiff_t strip = unit <= most ? most / unit * unit : MAX(most / c->group, 1) * c->group;
+    return MIN(c->width, strip);
+}
+
+/* More and narrower strips where a thread would be left without one, if rows do not get too short. */
+static ptrdiff_t even_strip(const Job *job, ptrdiff_t strip) {
+    const Plan *plan = &job->plan;
+    const ColumnsPlan *c = &plan->columns;
+    const ptrdiff_t blocks = plan->sets.count;
+    ptrdiff_t strips = up(c->width, strip);
+    if (job->threads == 1 || c->packed > 1 || balanced(blocks * strips, job->threads) ||
+        !features_on(FEATURE_EVEN_STRIPS))
+        return strip;
+    while (blocks * strips % job->threads)
+        strips++;
+    const ptrdiff_t narrower = strip_of(plan, MAX(up(c->width, strips), c->group));
+    return narrower * element_bytes(plan) >= STRIP_LEAST_BYTES / 2 &&
+                   balanced(blocks * up(c->width, narrower), job->threads)
+               ? narrower
+               : strip;
+}
+
+static void schedule_columns(Job *job) {
+    Plan *plan = &job->plan;
+    ColumnsPlan *c = &plan->columns;
+    const ptrdiff_t size = element_bytes(plan), rows = c->rows.count, blocks = plan->sets.count;
+    const ptrdiff_t cache = cache_bytes(job->threads);
+    const ptrdiff_t widest = c->group > 1 ? STRIP_COLUMNS_APART : STRIP_COLUMNS;
+    ptrdiff_t fitting = MIN(widest, cache / 2 / MAX(rows * size, 1));
+    if (fitting * size < STRIP_LEAST_BYTES)
+        fitting = STRIP_LEAST_BYTES / size;
+    c->strip = even_strip(job, strip_of(plan, fitting));
+    const int fits = 2 * rows * c->strip * size <= cache;
+    const int fused = !job->given && features_on(FEATURE_FUSE) && fits &&
+                      balanced(blocks * up(c->width, c->strip), job->threads);
+    c->apply_strip = strip_of(plan, APPLY_BYTES / real_bytes(plan));
+    const ptrdiff_t tasks = (ptrdiff_t)job->threads * PARTS_PER_THREAD;
+    const ptrdiff_t share = up(up(blocks * up(c->width, c->apply_strip) * rows, tasks), 16) * 16;
+    c->apply_rows = job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
+    if (!fused)
+        c->strip = strip_of(plan, STRIP_COLUMNS_APART);
+    job->arena_bytes = job->kernels->columns_arena(MAX(c->strip, c->apply_strip));
+    if (fused) {
+        add_stage(job, job->kernels->columns_fused, blocks * up(c->width, c->strip));
+        return;
+    }
+    if (!job->given) {
+        job->moments_count = blocks * c->chunks * c->sets_per_block;
+        job->stats_count = plan->stats;
+        add_stage(job, job->kernels->columns_measure,
+                  blocks * c->chunks * up(c->width, c->strip));
+        add_stage(job, pool_columns, blocks * c->sets_per_block);
+    }
+    add_stage(job, job->kernels->columns_apply,
+              blocks * up(rows, c->apply_rows) * up(c->width, c->apply_strip));
+}
+
+void schedule_forward(Job *job, int kept_stats) {
+    Plan *plan = &job->plan;
+    job->stage_count = 0;
+    job->moments_count = job->sums_count = job->tables_count = 0;
+    job->stats_count = kept_stats ? plan->stats : 0;
+    if (plan->family == ROWS) {
+        schedule_rows(job);
+        choose_store(job, 2, job->given ? MEASURES_NOTHING : MEASURES_ROWS, 0);
+    } else {
+        schedule_columns(job);
+        const int fused = job->stage_count == 1 && !job->given;
+        choose_store(job, 2, job->given ? MEASURES_NOTHING : MEASURES_COLUMNS,
+                     fused ? plan->columns.strip : plan->columns.apply_strip);
+    }
+}
+
+void schedule_backward(Job *job) { (void)job; }

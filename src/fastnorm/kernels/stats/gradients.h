@@ -1,0 +1,4 @@
+#ifndef FASTNORM_GRADIENTS_H
+#define FASTNORM_GRADIENTS_H
+#include "../plan/plan.h"
+#endif

@@ -1,0 +1,31 @@
+/* One tier and one type of the arithmetic: all that is exported is a table of kernels.  TARGET names
+ * it; with ARITHMETIC_F64 it is for float64. */
+#include "../pipeline/columns.h"
+#include "../pipeline/rows.h"
+
+#ifndef ARITHMETIC_F64
+static void load_f32(const void *x, void *reals, ptrdiff_t n) {
+    memcpy(reals, x, (size_t)n * sizeof(float));
+}
+#endif
+
+static size_t rows_arena(const Plan *plan) {
+    (void)plan;
+    return sizeof(RowsArena);
+}
+
+static size_t columns_arena(ptrdiff_t columns) { return columns_arena_bytes(columns); }
+
+extern const Kernels TARGET;
+const Kernels TARGET = {
+#define KERNEL(name) name,
+#include "kernels.def"
+#undef KERNEL
+    rows_arena,
+    columns_arena,
+#ifdef ARITHMETIC_F64
+    {0},
+#else
+    {load_f32, 0, load_f16, load_bf16},
+#endif
+};
