@@ -370,6 +370,8 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     source, grad, y = choose_buffers(&job, &order, call, x, grad, out, weight, None)
     result = y if out is None else <cnp.ndarray> out
     w = prepare_parameter(weight, &order, code)
+    if w is None and job.plan.along:
+        w = np.ones(params, np.float64 if code == F64 else np.float32)
     m = prepare_statistic(mean, &order, code)
     r = prepare_statistic(rstd, &order, code)
     job.plan.weight = data_of(w)
@@ -396,6 +398,7 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
     schedule_backward(&job)
     try:
         make_room(&job)
+        job.stats = <Stat *> room(job.stats_count, sizeof(Stat))
         job.dweight = <double *> room(2 * params, sizeof(double))
         job.dbias = job.dweight + params
         run_job(&job, total)
@@ -408,4 +411,5 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
         )
     finally:
         give_room(&job)
+        free(job.stats)
         free(job.dweight)

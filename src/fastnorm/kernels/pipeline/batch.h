@@ -7,6 +7,7 @@
 #include "../plan/tuning.h"
 #include "../simd/memory.h"
 #include "../simd/reduce.h"
+#include "../stats/gradients.h"
 
 /* What a kernel is compiled for; flags of `how`. */
 enum {
@@ -24,7 +25,7 @@ enum {
 enum { SUMS = 3 /* of d and d*d; backward: of g, g*xhat and xhat */ };
 
 typedef struct {
-    ptrdiff_t count; /* sets */
+    ptrdiff_t set, count; /* the number of the first, in the order of Plan.sets; sets */
     Place at, step;  /* of the first, and to the next */
     unsigned exceptional; /* a bit for each set */
     /* sums: of pieces, by lanes; of sets */
@@ -36,12 +37,14 @@ typedef struct {
     double mean[BATCH], rest[BATCH], var[BATCH], rstd[BATCH];
     /* applying: x - hi, times `factor`, plus `term` */
     real hi[BATCH], factor[BATCH], term[BATCH];
-    /* backward: of x - hi and of the gradient; see backward/row.h */
+    /* backward: see backward/row.h */
     real of_grad[BATCH], xhat_shift[BATCH];
+    GradStat grad[BATCH];
 } Batch;
 
 /* Up to `most` sets from the cursor on. */
-INLINE void batch_take(Batch *b, Cursor *sets, ptrdiff_t most) {
+INLINE void batch_take(Batch *b, Cursor *sets, ptrdiff_t set, ptrdiff_t most) {
+    b->set = set;
     b->count = MIN(most, inner_left(sets));
     b->at = sets->at;
     b->step = inner_step(sets->nest);

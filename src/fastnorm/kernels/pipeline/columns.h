@@ -21,12 +21,13 @@ typedef struct {
     ApplyRows *apply_rows;
 } ColumnRange;
 
+INLINE int columns_store(const Plan *plan) {
+    return plan->store == STORE_STREAM ? STREAMED : plan->store == STORE_STAGED ? STAGED : 0;
+}
+
 INLINE int columns_how(const Plan *plan) {
     return (plan->centre ? CENTRE : 0) |
-           (!plan->along && (plan->weight || plan->bias) ? ACROSS : 0) |
-           (plan->store == STORE_STREAM   ? STREAMED
-            : plan->store == STORE_STAGED ? STAGED
-                                          : 0) |
+           (!plan->along && (plan->weight || plan->bias) ? ACROSS : 0) | columns_store(plan) |
            (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 

@@ -11,7 +11,7 @@
 typedef struct {
     Batch batch[2];
     _Alignas(LINE_BYTES) real stage[STAGE_ROOM];
-    real tiles[2 * SEGMENT];
+    real tiles[4 * SEGMENT]; /* converted pieces, of two arrays in a backward pass */
     real resident[2][TILE + LINE]; /* converted batches */
 } RowsArena;
 
@@ -26,6 +26,11 @@ typedef struct {
     int per_run;          /* coefficients change from run to run */
     ptrdiff_t close;      /* pieces that are added in float32 */
     ptrdiff_t prefetch_bytes;
+    /* backward, parameters along the run: sums of some sets, and where they go */
+    real *dweight, *dbias;
+    ptrdiff_t first_param, params, gathered;
+    double *table;
+    ptrdiff_t first_piece, last_piece; /* of all sets, which this range applies */
 } Range;
 
 INLINE void range_begin(Range *r, const Job *job, char *arena) {
@@ -43,6 +48,9 @@ INLINE void range_begin(Range *r, const Job *job, char *arena) {
         r->prefetch_bytes = rows->runs.x[rows->runs.ndim - 1];
     if (!features_on(FEATURE_PREFETCH))
         r->prefetch_bytes = 0;
+    r->first_param = r->params = r->gathered = 0;
+    r->first_piece = 0;
+    r->last_piece = piece_count(rows);
     sink_begin(&r->sink, plan, r->arena->stage);
 }
 
@@ -147,25 +155,6 @@ INLINE void rows_pass(const int how, Range *r, Batch *applied, Batch *measured, 
         if (i + 1 < span->last)
             pieces_next(&piece, r->size);
     }
-}
-
-#define PASS(name, how)                                                                            \
-    static void name(Range *r, Batch *applied, Batch *measured, const Span *span) {                \
-        rows_pass(how, r, applied, measured, span);                                                \
-    }
-#include "variants.h"
-#undef PASS
-
-/* The pass for these flags. */
-INLINE Pass *pass_for(int how) {
-    switch (how) {
-#define PASS(name, how)                                                                            \
-    case (how):                                                                                    \
-        return name;
-#include "variants.h"
-#undef PASS
-    }
-    return NULL;
 }
 
 #endif

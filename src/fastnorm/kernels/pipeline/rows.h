@@ -1,4 +1,4 @@
-/* The pipeline of rows, forward.
+/* The pipeline of rows.
  *
  *   sums    [k+1 . . . .][k+2 . . . .]        arithmetic
  *   results [k   . . . .][k+1 . . . .]        stores
@@ -8,7 +8,7 @@
 #ifndef FASTNORM_PIPELINE_ROWS_H
 #define FASTNORM_PIPELINE_ROWS_H
 
-#include "pass.h"
+#include "passes.h"
 
 /* ---- the chunks of a batch ---- */
 
@@ -29,7 +29,8 @@ INLINE RowChunk row_chunk(const RowsPlan *rows, ptrdiff_t chunk) {
     return c;
 }
 
-NOINLINE void chunk_begin(int how, Range *r, Batch *b, const Samples *s) {
+static void chunk_begin(int how, Range *r, Batch *b, const RowChunk *c) {
+    Samples s;
     const Plan *plan = r->plan;
     if (how & CONVERT && r->resident) {
         real *tile = r->arena->resident[b - r->arena->batch];
@@ -41,12 +42,13 @@ NOINLINE void chunk_begin(int how, Range *r, Batch *b, const Samples *s) {
             for (int j = 0; j < (int)b->count; j++)
                 load_elements(plan->dtype, x + j * b->step.x, tile + j * n, n);
     }
-    choose_pivots(plan, how, b, s);
+    samples_of(plan, c->first, c->last, &s);
+    choose_pivots(plan, how, b, &s);
     batch_clear_sums(b, 2);
 }
 
 /* Set j of a chunk again: around a better pivot, or element by element. */
-NOINLINE void chunk_fix(const int how, Range *r, Batch *b, const RowChunk *c, int j, Moments *out) {
+NOINLINE void chunk_fix(int how, Range *r, Batch *b, const RowChunk *c, int j, Moments *out) {
     const Plan *plan = r->plan;
     double s1 = b->sum[0][j], s2 = b->sum[1][j];
     real pivot = b->pivot[j];
@@ -75,20 +77,26 @@ NOINLINE void chunk_fix(const int how, Range *r, Batch *b, const RowChunk *c, in
         moments_of_sums(out, c->n, (double)pivot, (double)b->scale[j], s1, s2);
 }
 
-/* All has been summed; the moments of sets of several chunks go to `merged`. */
-NOINLINE void chunk_end(const int how, Range *r, Batch *b, const RowChunk *c, Moments *merged) {
+/* All has been summed: the moments of a set of several chunks, which join those before. */
+static void chunk_moments(int how, Range *r, Batch *b, const RowChunk *c, Moments *merged) {
     double m2[BATCH];
     const unsigned doubtful = row_moments(r->plan, b, c->n, m2);
-    if (merged) {
-        Moments m = {c->n, b->mean[0], b->rest[0], m2[0], (double)b->scale[0]};
-        if (doubtful)
-            chunk_fix(how, r, b, c, 0, &m);
-        if (merged->n == 0)
-            *merged = m;
-        else
-            moments_merge(merged, &m);
+    Moments m = {c->n, b->mean[0], b->rest[0], m2[0], (double)b->scale[0]};
+    if (doubtful)
+        chunk_fix(how, r, b, c, 0, &m);
+    if (merged->n == 0)
+        *merged = m;
+    else
+        moments_merge(merged, &m);
+}
+
+static void chunk_end(int how, Range *r, Batch *b, const RowChunk *c, Moments *merged) {
+    double m2[BATCH];
+    if (r->plan->rows.chunks > 1) {
+        chunk_moments(how, r, b, c, merged);
         return;
     }
+    const unsigned doubtful = row_moments(r->plan, b, c->n, m2);
     row_finish(r->plan, b, c->n, m2);
     for (int j = 0; __builtin_expect(doubtful != 0, 0) && j < (int)b->count; j++) {
         if (doubtful >> j & 1) {
@@ -116,7 +124,12 @@ NOINLINE void batch_coefs(const Range *r, Batch *b) {
 }
 
 /* The statistics of a batch are known. */
-NOINLINE void batch_finish(Range *r, Batch *b) {
+static void batch_finish(Range *r, Batch *b, const Moments *merged) {
+    if (r->plan->rows.chunks > 1) {
+        Stat s;
+        moments_finish(merged, r->plan->eps, &s);
+        row_set_stat(b, 0, &s);
+    }
     Stat *stats = r->job->stats;
     for (int j = 0; stats && j < (int)b->count; j++)
         stats[b->at.stat + j * b->step.stat] =
@@ -134,78 +147,95 @@ INLINE int rows_how(const Plan *plan) {
            (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 
-/* The passes of a call. */
+/* What a direction does: the passes of a call, and what comes before and after sums. */
 typedef struct {
     Pass *measure, *apply, *both;
+    void (*begin)(int how, Range *r, Batch *b, const RowChunk *c);
+    void (*end)(int how, Range *r, Batch *b, const RowChunk *c, Moments *merged);
+    void (*finish)(Range *r, Batch *b, const Moments *merged);
+    void (*applied)(Range *r, const Batch *b, int last); /* NULL: nothing */
     int how;
-} Passes;
+} Direction;
 
-INLINE void passes_of(Passes *p, const Plan *plan) {
-    p->how = rows_how(plan);
-    p->measure = pass_for((p->how & (CENTRE | CONVERT)) | MEASURE);
-    p->apply = pass_for(p->how | APPLY);
-    p->both = pass_for(p->how | APPLY | MEASURE);
+INLINE void direction_of(Direction *d, int how) {
+    d->how = how;
+    d->measure = pass_for((how & ~(STREAMED | STAGED)) | MEASURE);
+    d->apply = pass_for(how | APPLY);
+    d->both = pass_for(how | APPLY | MEASURE);
+}
+
+INLINE void forward_rows(Direction *d, const Plan *plan) {
+    direction_of(d, rows_how(plan));
+    d->measure = pass_for((d->how & (CENTRE | CONVERT)) | MEASURE);
+    d->begin = chunk_begin;
+    d->end = chunk_end;
+    d->finish = batch_finish;
+    d->applied = NULL;
 }
 
 /* Apply one batch, sum another, or both; NULL: none. */
-INLINE void pass_chunk(const Passes *p, Range *r, Batch *applied, Batch *measured,
+INLINE void pass_chunk(const Direction *d, Range *r, Batch *applied, Batch *measured,
                        const RowChunk *c) {
     const int applies = applied ? (int)applied->count : 0;
     const int measures = measured ? (int)measured->count : 0;
     const int both = applied && measured && applied->exceptional ? 0 : MIN(applies, measures);
     if (both > 0)
-        p->both(r, applied, measured, &(Span){c->first, c->last, 0, both});
+        d->both(r, applied, measured, &(Span){c->first, c->last, 0, both});
     if (measures > both)
-        p->measure(r, NULL, measured, &(Span){c->first, c->last, both, measures});
+        d->measure(r, NULL, measured, &(Span){c->first, c->last, both, measures});
     if (applies > both)
-        p->apply(r, applied, NULL, &(Span){c->first, c->last, both, applies});
+        d->apply(r, applied, NULL, &(Span){c->first, c->last, both, applies});
 }
 
-static void rows_fused(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t last) {
-    Range r;
-    Passes passes;
-    Cursor sets;
-    Samples samples;
-    range_begin(&r, job, arena);
-    passes_of(&passes, r.plan);
-    const RowsPlan *rows = &r.plan->rows;
+/* Sum and apply the sets first..last-1; `batch_sets`: of a batch whose first is the given one. */
+INLINE ptrdiff_t sets_of_batch(const Range *r, ptrdiff_t taken) {
+    const ptrdiff_t batch = r->plan->rows.batch;
+    return r->params ? MIN(batch, GRAD_ROWS - taken % GRAD_ROWS) : batch;
+}
+
+static void rows_drive(const Direction *d, Range *r, ptrdiff_t first, ptrdiff_t last) {
+    const RowsPlan *rows = &r->plan->rows;
     const int lookahead = features_on(FEATURE_LOOKAHEAD);
     const RowChunk all = {0, piece_count(rows), 0};
-    Batch *applied = NULL, *next = &r.arena->batch[0];
-    cursor_at(&sets, &r.plan->sets, first);
-    samples_of(r.plan, 0, row_chunk(rows, 0).last, &samples);
+    const ptrdiff_t start = first;
+    Batch *applied = NULL, *next = &r->arena->batch[0];
+    Cursor sets;
+    cursor_at(&sets, &r->plan->sets, first);
     while (first < last || applied) {
         Batch *measured = first < last ? next : NULL;
         Moments merged = {0, 0, 0, 0, 1};
         if (measured) {
-            batch_take(measured, &sets, MIN(rows->batch, last - first));
+            batch_take(measured, &sets, first, MIN(sets_of_batch(r, first - start), last - first));
             first += measured->count;
         }
-        next = applied ? applied : &r.arena->batch[measured == &r.arena->batch[0]];
+        next = applied ? applied : &r->arena->batch[measured == &r->arena->batch[0]];
+        Batch *before = applied;
         if (applied && measured && !lookahead) {
-            pass_chunk(&passes, &r, applied, NULL, &all);
+            pass_chunk(d, r, applied, NULL, &all);
             applied = NULL;
         }
         for (ptrdiff_t k = 0; k < rows->chunks; k++) {
             const RowChunk c = row_chunk(rows, k);
-            if (measured) {
-                if (rows->chunks > 1)
-                    samples_of(r.plan, c.first, c.last, &samples);
-                chunk_begin(passes.how, &r, measured, &samples);
-            }
-            pass_chunk(&passes, &r, applied, measured, &c);
             if (measured)
-                chunk_end(passes.how, &r, measured, &c, rows->chunks > 1 ? &merged : NULL);
+                d->begin(d->how, r, measured, &c);
+            pass_chunk(d, r, applied, measured, &c);
+            if (measured)
+                d->end(d->how, r, measured, &c, &merged);
         }
-        if (measured && rows->chunks > 1) {
-            Stat s;
-            moments_finish(&merged, r.plan->eps, &s);
-            row_set_stat(measured, 0, &s);
-        }
+        if (before && d->applied)
+            d->applied(r, before, !measured);
         if (measured)
-            batch_finish(&r, measured);
+            d->finish(r, measured, &merged);
         applied = measured;
     }
+}
+
+static void rows_fused(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t last) {
+    Range r;
+    Direction d;
+    range_begin(&r, job, arena);
+    forward_rows(&d, r.plan);
+    rows_drive(&d, &r, first, last);
     sink_end(&r.sink);
 }
 
@@ -213,32 +243,30 @@ static void rows_fused(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t l
 
 static void rows_measure(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t last) {
     Range r;
-    Passes passes;
+    Direction d;
     range_begin(&r, job, arena);
-    passes_of(&passes, r.plan);
+    forward_rows(&d, r.plan);
     r.resident = 0;
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
     for (ptrdiff_t i = first; i < last; i++) {
         const RowChunk c = row_chunk(rows, i % rows->chunks);
-        Samples samples;
         Cursor set;
         cursor_at(&set, &r.plan->sets, i / rows->chunks);
-        batch_take(b, &set, 1);
-        samples_of(r.plan, c.first, c.last, &samples);
-        chunk_begin(passes.how, &r, b, &samples);
-        pass_chunk(&passes, &r, NULL, b, &c);
+        batch_take(b, &set, i / rows->chunks, 1);
+        d.begin(d.how, &r, b, &c);
+        pass_chunk(&d, &r, NULL, b, &c);
         job->moments[i].n = 0;
-        chunk_end(passes.how, &r, b, &c, &job->moments[i]);
+        chunk_moments(d.how, &r, b, &c, &job->moments[i]);
     }
 }
 
 static void rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t last) {
     Range r;
-    Passes passes;
+    Direction d;
     Cursor sets;
     range_begin(&r, job, arena);
-    passes_of(&passes, r.plan);
+    forward_rows(&d, r.plan);
     r.resident = 0;
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
@@ -249,14 +277,14 @@ static void rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t l
     for (ptrdiff_t i = from; i < to;) {
         const RowChunk c = row_chunk(rows, i % rows->chunks);
         Cursor here = sets;
-        batch_take(b, &here, rows->chunks > 1 ? 1 : MIN(rows->batch, to - i));
+        batch_take(b, &here, i / rows->chunks, rows->chunks > 1 ? 1 : MIN(rows->batch, to - i));
         i += b->count;
         if (rows->chunks == 1 || i % rows->chunks == 0)
             sets = here;
         for (int j = 0; j < BATCH; j++)
             row_set_stat(b, j, &job->stats[b->at.stat + MIN(j, b->count - 1) * b->step.stat]);
         batch_coefs(&r, b);
-        pass_chunk(&passes, &r, b, NULL, &c);
+        pass_chunk(&d, &r, b, NULL, &c);
     }
     sink_end(&r.sink);
 }

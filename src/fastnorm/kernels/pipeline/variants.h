@@ -6,21 +6,35 @@
     PASSES_OF_STORE(name##_cached, how)                                                            \
     PASSES_OF_STORE(name##_streamed, (how) | STREAMED)                                             \
     PASSES_OF_STORE(name##_staged, (how) | STAGED)
-
-PASSES_OF(rms, 0)
-PASSES_OF(rms_across, ACROSS)
-PASSES_OF(centred, CENTRE)
-PASSES_OF(centred_across, CENTRE | ACROSS)
-PASS(rms_measure, MEASURE)
-PASS(centred_measure, CENTRE | MEASURE)
-#ifndef ARITHMETIC_F64
-PASSES_OF_STORE(rms_converted, CONVERT | STAGED)
-PASSES_OF_STORE(rms_across_converted, CONVERT | STAGED | ACROSS)
-PASSES_OF_STORE(centred_converted, CONVERT | STAGED | CENTRE)
-PASSES_OF_STORE(centred_across_converted, CONVERT | STAGED | CENTRE | ACROSS)
-PASS(rms_measure_converted, MEASURE | CONVERT)
-PASS(centred_measure_converted, CENTRE | MEASURE | CONVERT)
+#ifdef ARITHMETIC_F64
+#define PASSES_CONVERTED(name, how)
+#define PASS_CONVERTED(name, how)
+#else
+#define PASSES_CONVERTED(name, how) PASSES_OF_STORE(name##_converted, (how) | CONVERT | STAGED)
+#define PASS_CONVERTED(name, how) PASS(name##_converted, (how) | CONVERT)
 #endif
+#define PASSES(name, how) PASSES_OF(name, how) PASSES_CONVERTED(name, how)
+#define PASS_MEASURE(name, how) PASS(name, (how) | MEASURE) PASS_CONVERTED(name, (how) | MEASURE)
 
+PASSES(rms, 0)
+PASSES(rms_across, ACROSS)
+PASSES(centred, CENTRE)
+PASSES(centred_across, CENTRE | ACROSS)
+PASS_MEASURE(rms_measure, 0)
+PASS_MEASURE(centred_measure, CENTRE)
+
+PASSES(grad_rms_across, BACKWARD | ACROSS)
+PASSES(grad_centred, BACKWARD | CENTRE)
+PASSES(grad_frozen, BACKWARD | CENTRE | FROZEN)
+PASSES(grad_centred_across, BACKWARD | CENTRE | ACROSS)
+PASS_MEASURE(grad_rms_across_measure, BACKWARD | ACROSS)
+PASS_MEASURE(grad_centred_measure, BACKWARD | CENTRE)
+PASS_MEASURE(grad_frozen_measure, BACKWARD | CENTRE | FROZEN)
+PASS_MEASURE(grad_centred_across_measure, BACKWARD | CENTRE | ACROSS)
+
+#undef PASS_MEASURE
+#undef PASSES
+#undef PASS_CONVERTED
+#undef PASSES_CONVERTED
 #undef PASSES_OF
 #undef PASSES_OF_STORE

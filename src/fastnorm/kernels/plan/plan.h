@@ -100,10 +100,11 @@ typedef struct {
     const void *mean, *rstd; /* in the kernels' order; mean is NULL for RMS norm */
     int frozen;             /* the statistics do not depend on x */
     ptrdiff_t params;
-    ptrdiff_t tasks, sets_per_task; /* that gather dweight and dbias along the row */
-    ptrdiff_t param_pieces, param_piece;
-    ptrdiff_t strips;
-    ptrdiff_t sums_per_set;
+    ptrdiff_t sums_per_set; /* of rows: chunks, or runs that have a weight each */
+    /* of rows that gather dweight and dbias along the run: tasks with tables of their own; if sets
+     * are measured before, a task is cut into parts of so many pieces of its sets */
+    ptrdiff_t tasks, sets_per_task, param_pieces, param_piece;
+    ptrdiff_t strips; /* of columns whose rows have a weight each: tables of a block */
 } Backward;
 
 typedef struct Job Job;
@@ -124,8 +125,8 @@ typedef struct {
 #include "../target/kernels.def"
 #undef KERNEL
     /* bytes of a thread's own memory; of strips of so many columns */
-    size_t (*rows_arena)(const Plan *plan);
-    size_t (*columns_arena)(ptrdiff_t columns);
+    size_t (*rows_arena)(const Job *job);
+    size_t (*columns_arena)(const Job *job, ptrdiff_t columns);
     /* elements to reals, by element type */
     void (*load[DTYPES])(const void *x, void *reals, ptrdiff_t n);
 } Kernels;

@@ -79,7 +79,7 @@ static void schedule_rows(Job *job) {
     RowsPlan *r = &plan->rows;
     const ptrdiff_t set_bytes = r->runs.count * r->length * element_bytes(plan);
     r->batch = batch_for(plan, BATCH_BYTES);
-    job->arena_bytes = job->kernels->rows_arena(plan);
+    job->arena_bytes = job->kernels->rows_arena(job);
     if (job->given) {
         add_stage(job, job->kernels->rows_apply, plan->sets.count * r->chunks);
         return;
@@ -149,7 +149,7 @@ static void schedule_columns(Job *job) {
     c->apply_rows = job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
     if (!fused)
         c->strip = strip_of(plan, STRIP_COLUMNS_APART);
-    job->arena_bytes = job->kernels->columns_arena(MAX(c->strip, c->apply_strip));
+    job->arena_bytes = job->kernels->columns_arena(job, MAX(c->strip, c->apply_strip));
     if (fused) {
         add_stage(job, job->kernels->columns_fused, blocks * up(c->width, c->strip));
         return;
@@ -181,4 +181,107 @@ void schedule_forward(Job *job, int kept_stats) {
     }
 }
 
-void schedule_backward(Job *job) { (void)job; }
+/* ---- backward ---- */
+
+/* Tasks that gather dweight and dbias along the run: by the shape alone. */
+static void share_sets(Job *job) {
+    const Plan *plan = &job->plan;
+    Backward *b = &job->backward;
+    const double sets = (double)plan->sets.count, params = (double)b->params;
+    const double traffic = 3.0 * sets * (double)plan->count * (double)element_bytes(plan);
+    const double most = traffic / GRAD_TABLE_SHARE / (2.0 * params * (double)sizeof(double));
+    const ptrdiff_t tasks = most < 1 ? 1 : most > GRAD_TASKS ? GRAD_TASKS : (ptrdiff_t)most;
+    b->sets_per_task = up(up(plan->sets.count, tasks), GRAD_ROWS) * GRAD_ROWS;
+    b->tasks = up(plan->sets.count, b->sets_per_task);
+    b->param_piece = plan->rows.runs.count == 1 ? 1 : piece_count(&plan->rows);
+    b->param_pieces = up(piece_count(&plan->rows), b->param_piece);
+}
+
+static void schedule_grad_rows(Job *job) {
+    enum { GATHERED = 16384 }; /* parameters whose sums stay in the L2 cache */
+    Plan *plan = &job->plan;
+    RowsPlan *r = &plan->rows;
+    Backward *b = &job->backward;
+    const Kernels *k = job->kernels;
+    const ptrdiff_t sets = plan->sets.count;
+    const int per_run = !plan->along && has_param(&r->runs);
+    const int fits = 4 * r->runs.count * r->length * element_bytes(plan) <= cache_bytes(job->threads);
+    r->batch = batch_for(plan, BATCH_BYTES_GRAD);
+    b->sums_per_set = per_run ? r->runs.count : r->chunks;
+    ptrdiff_t items = sets;
+    if (plan->along) {
+        share_sets(job);
+        items = b->tasks;
+        job->tables_count = b->tasks > 1 ? b->tasks * 2 * b->params : 0;
+    }
+    const int fused = features_on(FEATURE_FUSE) && (!plan->along || b->params <= GATHERED) &&
+                      (job->threads == 1 || (fits && balanced(items, job->threads)));
+    if (fused) {
+        b->param_pieces = 1;
+        add_stage(job, k->grad_rows_fused, items);
+    } else {
+        job->stats_count = sets;
+        add_stage(job, k->grad_rows_measure, per_run ? sets : sets * r->chunks);
+        add_stage(job, k->grad_rows_pool, sets);
+        add_stage(job, k->grad_rows_apply,
+                  plan->along ? b->tasks * b->param_pieces : sets * r->chunks);
+    }
+    if (!(plan->along && fused && r->chunks == 1))
+        job->sums_count = sets * b->sums_per_set;
+    if (!plan->along)
+        add_stage(job, grad_reduce_rows, 1);
+    else if (b->tasks > 1)
+        add_stage(job, grad_reduce_tables, b->params);
+    job->arena_bytes = k->rows_arena(job);
+}
+
+static void schedule_grad_columns(Job *job) {
+    Plan *plan = &job->plan;
+    ColumnsPlan *c = &plan->columns;
+    Backward *b = &job->backward;
+    const Kernels *k = job->kernels;
+    const ptrdiff_t size = element_bytes(plan), rows = c->rows.count, blocks = plan->sets.count;
+    const ptrdiff_t widest = c->group > 1 ? STRIP_COLUMNS_APART : STRIP_COLUMNS;
+    c->strip = strip_of(plan, widest);
+    if (plan->along)
+        c->strip = even_strip(job, c->strip);
+    const int fits = 4 * rows * c->strip * size <= cache_bytes(job->threads);
+    const int fused = features_on(FEATURE_FUSE) && fits &&
+                      balanced(blocks * up(c->width, c->strip), job->threads);
+    const ptrdiff_t tasks = (ptrdiff_t)job->threads * PARTS_PER_THREAD;
+    /* Tables of rows that have a weight each are by strips. */
+    c->apply_strip = plan->along ? strip_of(plan, APPLY_BYTES / 2 / real_bytes(plan)) : c->strip;
+    const ptrdiff_t share = up(up(blocks * up(c->width, c->apply_strip) * rows, tasks), 16) * 16;
+    c->apply_rows = job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
+    b->strips = up(c->width, c->strip);
+    if (fused) {
+        add_stage(job, k->grad_columns_fused, blocks * b->strips);
+    } else {
+        job->stats_count = blocks * c->sets_per_block;
+        add_stage(job, k->grad_columns_measure, blocks * c->chunks * b->strips);
+        add_stage(job, k->grad_columns_pool, job->stats_count);
+        add_stage(job, k->grad_columns_apply,
+                  blocks * up(rows, c->apply_rows) * up(c->width, c->apply_strip));
+    }
+    if (plan->along || !fused || c->chunks > 1)
+        job->sums_count = blocks * c->chunks * grad_block_sums(plan);
+    if (!plan->along)
+        job->tables_count = blocks * b->strips * 2 * rows;
+    add_stage(job, plan->along ? grad_reduce_columns : grad_reduce_row_tables, 1);
+    job->arena_bytes = k->columns_arena(job, MAX(c->strip, c->apply_strip));
+}
+
+void schedule_backward(Job *job) {
+    Plan *plan = &job->plan;
+    job->stage_count = 0;
+    job->moments_count = job->sums_count = job->tables_count = job->stats_count = 0;
+    if (plan->family == ROWS) {
+        schedule_grad_rows(job);
+        choose_store(job, 3, MEASURES_ROWS, 0);
+    } else {
+        schedule_grad_columns(job);
+        const int fused = job->stages[0].kernel == job->kernels->grad_columns_fused;
+        choose_store(job, 3, MEASURES_COLUMNS,
+                     fused ? plan->columns.strip : plan->columns.apply_strip);
+    }
+}

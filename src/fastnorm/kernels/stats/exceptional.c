@@ -138,14 +138,15 @@ void exceptional_moments(const Plan *plan, const RowsPlan *rows, const char *x, 
     out->scale = scale;
 }
 
-double exceptional_result(double x, const Stat *s, double weight, double bias) {
+double exceptional_xhat(double x, double mean, double rest, double rstd) {
     const double far = 0x1p1000;
-    double xhat;
-    if (fabs(x) > far || fabs(s->mean) > far)
-        xhat = ((x * 0.25 - s->mean * 0.25) - s->rest * 0.25) * s->rstd * 4;
-    else
-        xhat = ((x - s->mean) - s->rest) * s->rstd;
-    return xhat * weight + bias;
+    if (fabs(x) > far || fabs(mean) > far)
+        return ((x * 0.25 - mean * 0.25) - rest * 0.25) * rstd * 4;
+    return ((x - mean) - rest) * rstd;
+}
+
+double exceptional_result(double x, const Stat *s, double weight, double bias) {
+    return exceptional_xhat(x, s->mean, s->rest, s->rstd) * weight + bias;
 }
 
 static double param_at(int dtype, const void *params, ptrdiff_t i, double otherwise) {
@@ -162,5 +163,33 @@ void exceptional_apply(int dtype, const char *x, char *y, ptrdiff_t n, const Sta
         const double bias = param_at(dtype, params->bias, i * params->step, 0);
         element_put(dtype, y + i * size,
                     exceptional_result(element_at(dtype, x + i * size), s, weight, bias));
+    }
+}
+
+void exceptional_grad_sums(const Job *job, const ElementPair *e, ptrdiff_t n,
+                           const ElementParams *params, GradSums *sums) {
+    const int dtype = job->plan.dtype;
+    const ptrdiff_t size = element_bytes(dtype);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double xhat =
+            exceptional_xhat(element_at(dtype, e->x + i * size), e->mean, 0, e->rstd);
+        const double g = element_at(dtype, e->grad + i * size) *
+                         param_at(dtype, params->weight, i * params->step, 1);
+        sums->g += g;
+        sums->gx += g * xhat;
+        sums->x += job->plan.centre ? xhat : 0;
+    }
+}
+
+void exceptional_grad_apply(const Job *job, const ElementPair *e, char *dx, ptrdiff_t n,
+                            const ElementParams *params, const GradStat *s) {
+    const int dtype = job->plan.dtype;
+    const ptrdiff_t size = element_bytes(dtype);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double xhat =
+            exceptional_xhat(element_at(dtype, e->x + i * size), e->mean, 0, e->rstd) - s->shift;
+        const double g = element_at(dtype, e->grad + i * size) *
+                         param_at(dtype, params->weight, i * params->step, 1);
+        element_put(dtype, dx + i * size, ((g - s->g) - xhat * s->gx) * e->rstd);
     }
 }

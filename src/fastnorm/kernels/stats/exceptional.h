@@ -2,6 +2,7 @@
 #ifndef FASTNORM_EXCEPTIONAL_H
 #define FASTNORM_EXCEPTIONAL_H
 
+#include "gradients.h"
 #include "moments.h"
 
 /* The moments of the pieces first..last-1 of the set of rows that begins at x. */
@@ -24,5 +25,22 @@ typedef struct {
 
 void exceptional_apply(int dtype, const char *x, char *y, ptrdiff_t n, const Stat *s,
                        const ElementParams *params);
+
+/* An exceptional set of a backward pass: elements as the forward has them, and the gradient. */
+typedef struct {
+    const char *x, *grad;
+    double mean, rstd;
+} ElementPair;
+
+double exceptional_xhat(double x, double mean, double rest, double rstd);
+
+/* Add n elements to the sums; the weight, of the type of the arithmetic, multiplies the gradient if
+ * `params` has one. */
+void exceptional_grad_sums(const Job *job, const ElementPair *e, ptrdiff_t n,
+                           const ElementParams *params, GradSums *sums);
+
+/* dx of n elements, which may be where the gradient is. */
+void exceptional_grad_apply(const Job *job, const ElementPair *e, char *dx, ptrdiff_t n,
+                            const ElementParams *params, const GradStat *s);
 
 #endif
