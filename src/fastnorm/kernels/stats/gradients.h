@@ -23,11 +23,14 @@ typedef struct {
 
 static inline GradStat grad_finish(const Job *job, double n, double g, double gx, double x) {
     const double share = 1 / n;
-    GradStat s = {job->plan.centre ? x * share : 0, 0, 0};
-    if (!job->backward.frozen) {
-        s.g = job->plan.centre ? g * share : 0;
-        s.gx = (gx - s.shift * g) * share;
+    GradStat s = {0, 0, 0}; /* of statistics that do not depend on x */
+    if (job->backward.frozen)
+        return s;
+    if (job->plan.centre) {
+        s.shift = x * share;
+        s.g = g * share;
     }
+    s.gx = (gx - s.shift * g) * share;
     return s;
 }
 
