@@ -81,7 +81,7 @@ def gradient(x: Array, rng: np.random.Generator) -> Array:
 
     They have a mean and a part along x, so that what dx leaves out is not near zero.
     """
-    deviations = x.astype(np.float64)
+    deviations = x.astype(np.longdouble)
     if x.size:
         deviations -= deviations.mean()
         deviations /= deviations.std() or 1

@@ -25,12 +25,11 @@ from helpers import (
     every_operation,
     misaligned,
     normal,
+    settings,
 )
 
 import fastnorm
 from fastnorm import _core
-
-THREADS = (1, 2, 3, 5)
 
 # (N, C, S) for channels, (N, S) or (N, C, S) for axes
 SHAPES = [
@@ -66,17 +65,6 @@ def inputs(op: Operation, rng: np.random.Generator, dtype: np.dtype) -> Iterator
         else:
             shape = (n * channels, spatial) if spatial > 2 else (n, channels * spatial)
         yield normal(rng, shape, dtype, mean=3)
-
-
-def settings() -> Iterator[str]:
-    """Put every tier and number of threads in use, and both ways to store, in turn."""
-    above = itertools.cycle((2**62, 0, 0))
-    for isa in fastnorm.config()["isa_available"]:
-        _core.use_isa(isa)
-        for threads in THREADS:
-            fastnorm.set_num_threads(threads)
-            _core.use_stream_above(next(above))
-            yield f"{isa}, {threads} threads"
 
 
 def assert_bits_everywhere(op: Operation, x: Array, arguments: dict) -> None:

@@ -98,6 +98,51 @@ def test_momentum_zero_keeps_every_bit(op, rng):
             assert_same_bits(kept, array)
 
 
+BAD = (np.nan, np.inf, -np.inf)
+
+
+@every_updating_operation
+def test_momentum_zero_keeps_what_is_bad_and_takes_nothing_bad(op, rng):
+    """0·inf is no number, and neither old nor new values may get there so."""
+    for bad in BAD:
+        x = normal(rng, (4, 6, 6))
+        old = running(rng, 6, np.dtype(np.float32))
+        old[0][1] = old[1][4] = bad
+        x[(1, 3, 2) if op.channel_axis == 1 else (1, 2, 3)] = bad
+        new = [array.copy() for array in old]
+        op(x, running_mean=new[0], running_var=new[1], momentum=0)
+        for kept, array in zip(new, old, strict=True):
+            assert_same_bits(kept, array, f"{bad}")
+
+
+@every_updating_operation
+def test_momentum_one_replaces_what_is_bad(op, rng):
+    for running_dtype in DTYPES.values():
+        x = normal(rng, (4, 6, 6))
+        clean = running(rng, 6, running_dtype)
+        op(x, running_mean=clean[0], running_var=clean[1], momentum=1)
+        for bad in BAD:
+            new = [np.full_like(array, bad) for array in clean]
+            op(x, running_mean=new[0], running_var=new[1], momentum=1)
+            for array, expected in zip(new, clean, strict=True):
+                assert_same_bits(array, expected, f"{bad}")
+
+
+@pytest.mark.parametrize("layer", [fastnorm.layers.BatchNorm, fastnorm.layers.InstanceNorm])
+def test_the_first_of_a_cumulative_average_replaces_what_is_bad(layer, rng):
+    x = normal(rng, (4, 6, 6))
+    for bad in BAD:
+        layers = [layer(6, momentum=None, track_running_stats=True) for _ in range(2)]
+        layers[0].running_mean[...] = layers[0].running_var[...] = bad
+        for each_layer in layers:
+            each_layer.train()
+            each_layer(x)
+            each_layer(2 * x)
+        assert_same_bits(layers[0].running_mean, layers[1].running_mean, f"{bad}")
+        assert_same_bits(layers[0].running_var, layers[1].running_var, f"{bad}")
+        assert np.isfinite(layers[0].running_mean).all()
+
+
 @every_updating_operation
 def test_many_batches(op, rng):
     mean, var = np.zeros(6, np.float32), np.ones(6, np.float32)
