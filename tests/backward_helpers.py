@@ -81,8 +81,9 @@ def gradient(x: Array, rng: np.random.Generator) -> Array:
 
     They have a mean and a part along x, so that what dx leaves out is not near zero.
     """
-    deviations = x.astype(np.longdouble)
+    deviations = x.astype(np.float64)
     if x.size:
+        deviations /= abs(deviations).max() or 1  # squares of any x stay within the range
         deviations -= deviations.mean()
         deviations /= deviations.std() or 1
     along_x = np.clip(deviations, -1, 1)

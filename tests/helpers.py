@@ -197,15 +197,28 @@ def schedules() -> Iterator[str]:
         yield name
 
 
-def settings(threads: Iterable[int] = (1, 2, 3, 5)) -> Iterator[str]:
-    """Put every tier with every schedule in use, with these numbers of threads in turn."""
-    numbers = itertools.cycle(threads)
+def tiers_and_schedules() -> Iterator[str]:
+    """Put every tier with every schedule in use."""
     for isa in fastnorm.config()["isa_available"]:
         _core.use_isa(isa)
         for schedule in schedules():
-            number = next(numbers)
-            fastnorm.set_num_threads(number)
-            yield f"{isa}, {schedule}, {number} threads"
+            yield f"{isa}, {schedule}"
+
+
+def settings(threads: Iterable[int] = (1, 2, 3, 5)) -> Iterator[str]:
+    """Put every schedule in use, then every other tier, with these numbers of threads in turn.
+
+    That every tier agrees with every other under every schedule is tested with small problems, in
+    test_kernels. What larger ones may show is how they are divided, which no tier decides.
+    """
+    numbers = itertools.cycle(threads)
+    best, *others = fastnorm.config()["isa_available"]
+    for isa, schedule in [*((best, s) for s in COMPARED), *((isa, "usual") for isa in others)]:
+        number = next(numbers)
+        _core.use_isa(isa)
+        use_schedule(schedule)
+        fastnorm.set_num_threads(number)
+        yield f"{isa}, {schedule}, {number} threads"
 
 
 # --- data ---------------------------------------------------------------------------------

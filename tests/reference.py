@@ -8,6 +8,7 @@ and returns an `Exact`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +38,12 @@ class Exact:
     running_mean: Wide | None = None
     running_var: Wide | None = None
 
-    @property
+    @functools.cached_property
     def y(self) -> Wide:
         with np.errstate(all="ignore"):
             return self.normalized * self.weight + self.bias
 
-    @property
+    @functools.cached_property
     def magnitude(self) -> Wide:
         """What the promised errors are multiples of."""
         return abs(self.weight) * (1 + abs(self.normalized)) + abs(self.bias)

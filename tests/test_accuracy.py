@@ -8,6 +8,7 @@ library's error.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -34,7 +35,7 @@ Pattern = Callable[[np.random.Generator, int, int], Array]
 
 OFFSETS = (0, 1, 1e2, 1e3, 1e4, 1e5, 1e6)
 # Short runs, runs around a tile and a chunk of tiles, many rows of few elements, few long rows.
-COUNTS = ((96, 12), (64, 49), (6, 1024), (4, 4097), (2, 70000))
+COUNTS = ((96, 12), (64, 49), (6, 1024), (4, 4097), (2, 33000))
 
 
 def signs(rows: int) -> Array:
@@ -185,6 +186,14 @@ PATTERNS: list[Pattern] = [
     alternating,
     two_values,
 ]
+
+
+@functools.lru_cache(len(COUNTS))
+def sets_of(pattern: Pattern, rows: int, count: int) -> Array:
+    """One pattern's data, the same for all operations."""
+    return pattern(np.random.default_rng(rows * count), rows, count)
+
+
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.__name__)
 
 
@@ -218,9 +227,9 @@ def check(
 def test_offsets(op, offset, rng):
     for rows, count in COUNTS:
         deviates = rng.standard_normal((rows, count))
-        for eps in (0, 1e-12, 1e-5):
+        for eps in (0, 1e-5):
             check(op, (deviates + offset * signs(rows)).astype(np.float32), rng, eps)
-            check(op, (deviates + offset).astype(np.float64), rng, eps)
+        check(op, deviates + offset, rng, 0)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -242,18 +251,18 @@ def test_offsets_in_many_sets(op, offset, rng):
 def test_offsets_of_half_precision(op, name, offset, rng):
     for rows, count in COUNTS:
         data = normal(rng, (rows, count), DTYPES[name], mean=offset * signs(rows))
-        for eps in (0, 1e-12, 1e-5):
+        for eps in (0, 1e-5):
             check(op, data, rng, eps)
 
 
-@every_pattern
 @every_measuring_operation
+@every_pattern
 def test_patterns(op, pattern, rng):
     for rows, count in COUNTS:
-        data = pattern(rng, rows, count)
+        data = sets_of(pattern, rows, count)
         for eps in (0, 1e-5):
             check(op, data.astype(np.float32), rng, eps)
-            check(op, data, rng, eps)
+        check(op, data, rng, 0)
 
 
 @pytest.mark.parametrize("weights", [1e-6, 1, 100, 1e6])

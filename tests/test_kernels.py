@@ -15,7 +15,7 @@ from helpers import (
     every_dtype,
     every_operation,
     schedules,
-    settings,
+    tiers_and_schedules,
 )
 from paths import paths
 
@@ -42,7 +42,7 @@ def test_every_kernel_is_called():
 def test_every_tier_and_schedule(op, dtype):
     for path in paths(op, dtype):
         expected = {}
-        for setting in settings(threads=(1, 2)):
+        for setting in tiers_and_schedules():
             for name, array in path.outcome().items():
                 first = expected.setdefault(name, array)
                 assert_same_bits(array, first, f"{name} of {path.name}, {setting}")

@@ -295,6 +295,15 @@ def test_of_several_calls_the_last_counts(make):
     np.testing.assert_array_equal(layer.backward(grad), expected)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_own_garbage():
+    """What other tests left behind is not searched for garbage, again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def alive(reference):
     gc.collect()
     return reference() is not None

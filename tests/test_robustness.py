@@ -87,7 +87,9 @@ def test_settings_of_the_caller_change_no_bit(op, change, environment):
         for path in paths(op, dtype, sizes, ("new output",)):
             for threads in (1, 2) if path.x.size > 100_000 else (1,):
                 fastnorm.set_num_threads(threads)
+                usual = environment.settings()
                 expected = path.outcome()
+                assert environment.settings() == usual
                 with environment.changed(change):
                     during = environment.settings()
                     results = path.outcome()

@@ -30,7 +30,7 @@ UPDATING = [
     for layout, channel_axis in (("NCHW", 1), ("NHWC", -1))
 ]
 every_updating_operation = each(UPDATING)
-SHAPES = ((2, 6, 2), (3, 6, 5, 7), (4, 64, 65), (2, 3, 70_000))
+SHAPES = ((2, 6, 2), (3, 6, 5, 7), (4, 64, 65), (2, 3, 9000))
 
 
 def inputs(op: Operation, rng: np.random.Generator, dtype: np.dtype, mean: float) -> list[Array]:
@@ -60,6 +60,7 @@ def assert_updated(actual: Array, expected: Array, x_dtype: np.dtype) -> None:
 def test_update(op, dtype, momentum, rng):
     for mean in (0, 1, 30) if dtype.itemsize == 2 else (0, 1, 1e4):
         for x in inputs(op, rng, dtype, mean):
+            without = op(x)
             for running_dtype in DTYPES.values():
                 old = running(rng, x.shape[op.channel_axis], running_dtype)
                 exact = op.exact(x, running_mean=old[0], running_var=old[1], momentum=momentum)
@@ -67,8 +68,8 @@ def test_update(op, dtype, momentum, rng):
                 y = op(x, running_mean=new[0], running_var=new[1], momentum=momentum)
                 assert_updated(new[0], exact.running_mean, dtype)
                 assert_updated(new[1], exact.running_var, dtype)
-                assert_accurate(y, exact, dtype)
-                assert_same_bits(y, op(x), "with and without running statistics")
+                assert_same_bits(y, without, "with and without running statistics")
+            assert_accurate(without, exact, dtype)
 
 
 def test_the_formula_by_hand():

@@ -206,6 +206,19 @@ def test_threads_and_rows(dtype, n, rng):
     assert_every_offset(lambda x, out=None: fastnorm.layer_norm(x, n, w, b, out=out), x)
 
 
+@pytest.mark.parametrize("pixels", [4, 9, 49, 196, 256, 784, 5000, 40_000])
+@every_dtype
+def test_threads_and_maps(dtype, pixels, rng):
+    channels = max(3, 50_000 // pixels)
+    x = rows_of(pixels, 4 * channels, dtype, rng).reshape(4, channels, pixels)
+    w, b = parameters(dtype, channels, rng)
+    for function in (
+        lambda x, out=None: fastnorm.instance_norm(x, weight=w, bias=b, out=out),
+        lambda x, out=None: fastnorm.batch_norm(x, None, None, w, b, training=True, out=out),
+    ):
+        assert_every_offset(function, x)
+
+
 @pytest.mark.parametrize("pixels", [1, 3, 32, 49, 196, 260, 1001, 3136])
 @every_dtype
 def test_threads_and_columns(dtype, pixels, rng):
