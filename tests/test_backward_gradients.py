@@ -21,7 +21,6 @@ from backward_helpers import (
     images,
     problem,
 )
-from backward_reference import widen
 from helpers import (
     DTYPES,
     MEASURING,
@@ -34,6 +33,7 @@ from helpers import (
     every_measuring_operation,
     every_operation,
 )
+from reference import widen
 
 STEP = 3e-4  # its fourth power is as small as the rounding of float64 divided by it
 SHAPES = [SHAPE, (3, 4, 7, 7), (2, 40, 33), (5, 2, 3, 2, 3), (2, 3, 1500), (2, 600, 4)]
