@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("rich", reason="the command line needs the cli extra")
 pytest.importorskip("ml_dtypes", reason="the command line needs the cli extra")
 
-from helpers import run_python, run_without
+from helpers import DTYPES, Array, run_python, run_without
 
 import fastnorm
-from fastnorm import _demo
-from fastnorm.__main__ import as_table, main
-from fastnorm._demo import CASES, Case, Record
+from fastnorm import _selfcheck
+from fastnorm.__main__ import main
+from fastnorm._selfcheck import ALLOWED_ERROR, LAYERS, OPERATIONS, UNITS, Case, Timing
 
 ESCAPE = "\x1b"
 
@@ -36,15 +36,24 @@ def test_configuration_stands_first(
     fastnorm.show_config()
     # Only the names: other tests may have changed threads and instruction set here.
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
-    head = shown.stdout[: shown.stdout.index("operation, layer")]
+    head = shown.stdout[: shown.stdout.index("operation")]
     assert [name for name in names if name not in head] == []
     assert fastnorm.config()["version"] in head
 
 
-def test_each_case_has_a_line(shown: subprocess.CompletedProcess[str]) -> None:
+def test_every_operation_and_dtype_has_a_line(shown: subprocess.CompletedProcess[str]) -> None:
+    for operation in OPERATIONS:
+        for dtype in ALLOWED_ERROR:
+            words = [*operation.split(), dtype]
+            assert any(line.split()[:-5] == words for line in shown.stdout.splitlines())
+
+
+def test_every_layer_has_a_line(shown: subprocess.CompletedProcess[str]) -> None:
     lines = shown.stdout.splitlines()
-    for case in CASES:
-        assert any(all(cell in line for cell in case.cells) for line in lines), case
+    for name, case in LAYERS.items():
+        shape = "x".join(map(str, case.shape))
+        cells = name, case.operation, shape, case.layout, case.dtype
+        assert any(all(cell in line for cell in cells) for line in lines), name
 
 
 def test_no_control_codes_without_terminal(
@@ -60,67 +69,88 @@ def test_pipe_may_have_any_encoding(encoding: str) -> None:
     assert found.returncode == 0, found.stderr
 
 
-def test_every_operation_and_dtype_has_a_case() -> None:
-    assert {case.operation for case in CASES} == {
-        "batch_norm",
-        "layer_norm",
-        "rms_norm",
-        "instance_norm",
-        "group_norm",
-    }
-    assert {case.dtype for case in CASES} == set(_demo.ALLOWED_ERROR)
+def test_operations_are_those_of_the_package() -> None:
+    functions = {getattr(f, "func", f) for f in OPERATIONS.values()}
+    names = [n for n in fastnorm.__all__ if n.endswith("_norm")]
+    assert functions == {getattr(fastnorm, name) for name in names}
+    assert {case.operation for case in LAYERS.values()} == set(OPERATIONS)
 
 
-each_case = pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: "-".join(case.cells).replace(" ", "-")
-)
+def test_limits_are_those_that_are_promised() -> None:
+    limits = {dtype: ALLOWED_ERROR[dtype] * UNITS[dtype] for dtype in DTYPES}
+    assert limits.pop("float64") == pytest.approx(1e-12)
+    assert set(limits.values()) == {4 * 2.0**-24}
 
 
-@each_case
-def test_error_is_as_small_as_allowed(case: Case) -> None:
-    small = case.shrunk(2**17)
-    data = _demo.make_data(small)
-    _demo.bind(small, data)()
-    assert _demo.largest_error(small, data) <= _demo.ALLOWED_ERROR[case.dtype]
+@pytest.mark.parametrize("pick", [np.argmax, np.argmin], ids=["large weight", "small weight"])
+@pytest.mark.parametrize("dtype", ALLOWED_ERROR)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_error_of_one_element_is_found(
+    operation: str, dtype: str, pick: Callable[[Array], int]
+) -> None:
+    case = Case(operation, (2, 3, 5, 64), "NHWC", dtype, offset=1e2)
+    call = _selfcheck.make_call(case)
+    y = call()
+    assert _selfcheck.largest_error(case, call, y) <= ALLOWED_ERROR[dtype]
+
+    channel = int(pick(abs(call.keywords["weight"])))
+    weight = float(call.keywords["weight"][channel])
+    bias = float(call.keywords["bias"][channel]) if "bias" in call.keywords else 0.0
+    exact = float(y[0, 0, 0, channel])  # nearly: the error is a thousand times larger
+    unit = UNITS[dtype] * (abs(weight) + abs(exact - bias) + abs(bias))
+    wrong = 2.0**24 * unit if y.itemsize == 2 else 1000 * ALLOWED_ERROR[dtype] * unit
+    y[0, 0, 0, channel] = exact + wrong
+    stored = float(y[0, 0, 0, channel]) - exact
+    found = _selfcheck.largest_error(case, call, y)
+    assert found == pytest.approx(stored / unit, rel=0.02)
+
+    y[1, 2, 3, 4] = np.nan
+    assert np.isnan(_selfcheck.largest_error(case, call, y))
 
 
-@each_case
-def test_one_wrong_element_is_noticed(case: Case) -> None:
-    small = case.shrunk(2**14)
-    data = _demo.make_data(small)
-    _demo.bind(small, data)()
-    last = data.out.reshape(-1)[-1:]
-    last += 0.0625 * (1 + abs(last))
-    assert _demo.largest_error(small, data) > _demo.ALLOWED_ERROR[case.dtype]
-    last[...] = np.nan
-    assert np.isnan(_demo.largest_error(small, data))
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_ulp_is_half_the_distance_to_the_next_number(name: str) -> None:
+    infinity = np.array(np.inf, DTYPES[name]).view(np.uint16)
+    numbers = np.arange(infinity, dtype=np.uint16).view(DTYPES[name]).astype(np.float64)
+    assert np.array_equal(_selfcheck._half_ulp(numbers[:-1], name), np.diff(numbers) / 2)
 
 
 def test_data_are_the_same_in_every_run() -> None:
-    small = CASES[0].shrunk(2**14)
-    assert np.array_equal(_demo.make_data(small).x, _demo.make_data(small).x)
+    case = Case("layer norm", (4, 64), "NC")
+    one, other = _selfcheck.make_call(case), _selfcheck.make_call(case)
+    assert np.array_equal(one.args[0], other.args[0])
 
 
-def test_shrunk_keeps_channels() -> None:
-    for case in CASES:
-        small = case.shrunk(2**14)
-        assert np.prod(small.shape) <= 2**14
-        assert small.shape[case.channel_axis] == case.shape[case.channel_axis]
-
-
-def test_large_error_is_shown() -> None:
-    wrong = Record(CASES[0], seconds=1.0, copy_seconds=1.0, error=float("nan"))
-    assert not wrong.accurate
-    assert list(as_table([wrong]).columns[-1].cells) == ["[red]nan[/]"]
-
-
-def test_large_error_is_a_failure(
+def test_quick_leaves_out_the_times(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = Record(CASES[0], seconds=1.0, copy_seconds=1.0, error=4.0)
-    monkeypatch.setattr("fastnorm.__main__.records", lambda **_: iter([wrong]))
+    monkeypatch.setattr("fastnorm.__main__.errors", lambda: iter(()))
+    assert main(["--quick"]) == 0
+    assert "copies" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [float("nan"), 4.01])
+def test_large_error_is_a_failure(
+    error: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("layer norm", "float32", [4, error, 4, 4]), ("RMS norm", "float64", [4.01] * 4)]
+    monkeypatch.setattr("fastnorm.__main__.errors", lambda: iter(rows))
+    assert main(["--quick"]) == 1
+    out = capsys.readouterr().out
+    assert f" {error:.3g} " in out
+    assert out.splitlines()[-1] == "error larger than allowed: layer norm, float32, mean/std 100"
+
+
+def test_large_error_of_a_timed_layer_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("BERT-base", Timing(seconds=0.003, copy_seconds=0.002, error=5.0))]
+    monkeypatch.setattr("fastnorm.__main__.errors", lambda: iter(()))
+    monkeypatch.setattr("fastnorm.__main__.timings", lambda: iter(rows))
     assert main([]) == 1
-    assert "error larger than allowed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3.00    1.50" in out
+    assert out.splitlines()[-1] == "error larger than allowed: BERT-base"
 
 
 def test_threads_are_passed_on() -> None:
@@ -147,11 +177,3 @@ def test_missing_extra_is_explained(missing: str) -> None:
     assert found.stdout == ""
     assert "fastnorm-cpu[cli]" in found.stderr
     assert "Traceback" not in found.stderr
-
-
-def test_race_calls_in_turn() -> None:
-    order: list[str] = []
-    calls = {name: partial(order.append, name) for name in "ab"}
-    times = _demo.race(calls, seconds=0.0, rounds=3)
-    assert "".join(order) == "aabb" * 3
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}

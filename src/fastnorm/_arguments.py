@@ -11,7 +11,8 @@ import operator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from ._types import Array
 
 DTYPES = "float32, float64, float16 or bfloat16"
 
@@ -32,7 +33,7 @@ def not_an_array(name: str, value: object) -> TypeError:
     return TypeError(f"{name}: is a {type(value).__name__}; takes a numpy.ndarray")
 
 
-def as_array(name: str, value: Any) -> npt.NDArray[Any]:
+def as_array(name: str, value: Any) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: is a masked array, whose mask would be ignored; takes an array")
     try:
@@ -41,7 +42,7 @@ def as_array(name: str, value: Any) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: cannot be made an array: {error}") from None
 
 
-def converted(values: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+def converted(values: Array, dtype: Any) -> Array:
     """A dense, aligned array of this dtype, perhaps the array itself.
 
     What is out of the dtype's range becomes inf without a warning.
@@ -50,7 +51,7 @@ def converted(values: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
         return np.require(values, dtype, ["C", "A"])
 
 
-def assign(target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+def assign(target: Array, values: Array) -> None:
     """Overwrite an array; what is out of its dtype's range becomes inf without a warning."""
     with np.errstate(all="ignore"):
         target[...] = values.astype(target.dtype)

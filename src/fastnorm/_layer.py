@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from . import _arguments as check
-
-Array = NDArray[Any]
+from ._types import Array, DTypeLike
 
 
 class IncompatibleKeys(NamedTuple):
@@ -34,7 +32,7 @@ class Kept(NamedTuple):
     stats: tuple[Array, ...]  # as the function returns them
     weight: Array | None
     names: tuple[str, ...]  # of the parameters that there were
-    constant: bool  # whether the statistics were running ones, not the input's
+    frozen: bool  # whether the statistics were running ones, not the input's
 
 
 # What a layer has kept instead, where there is nothing: the reason.
@@ -136,7 +134,24 @@ class Layer:
             self._kept = _RELEASED
         return self
 
-    def _keep(self, x: Array, out: Array | None, *stats: Array, constant: bool = False) -> None:
+    @property
+    def _frozen(self) -> bool:
+        """Whether the next call uses running statistics, not the input's."""
+        return False
+
+    def _call(self, x: Array, out: Array | None, return_stats: bool) -> Array | tuple[Array, ...]:
+        """Call the layer's function; everything that it does not return is done then."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array, /, *, out: Array | None = None) -> Array:
+        """Normalise `x`; see the class."""
+        result = self._call(x, out, self.training or self._keeps_in_evaluation)
+        if not isinstance(result, tuple):
+            return result
+        self._keep(x, out, result[1:])
+        return result[0]
+
+    def _keep(self, x: Array, out: Array | None, stats: tuple[Array, ...]) -> None:
         """Keep what `backward` needs of a call that has just succeeded."""
         # With a bound on the work, for an exact answer may take for ever; beyond it, it is yes.
         # (NumPy takes any integer, its stubs do not know.)
@@ -145,7 +160,7 @@ class Layer:
             self._kept = _OVERWRITTEN
             return
         names = tuple(n for n in ("weight", "bias") if getattr(self, n, None) is not None)
-        self._kept = Kept(x, stats, self.weight, names, constant)
+        self._kept = Kept(x, stats, self.weight, names, self._frozen)
 
     def _gradients(self, grad: Array, kept: Kept, out: Array | None) -> tuple[Array, ...]:
         """Return the gradients of the input, of the weight and, where there is one, of the bias."""

@@ -1,11 +1,21 @@
-"""What the functions take and return, for type checkers."""
+"""What the functions and layers take and return, for type checkers."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
-import numpy.typing as npt
+import numpy as np
 
-Array: TypeAlias = npt.NDArray[Any]
-ArrayLike: TypeAlias = npt.ArrayLike
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    Array: TypeAlias = NDArray[Any]
+else:
+    # Annotations stay readable at run time without an import of numpy.typing.
+    Array, ArrayLike, DTypeLike = np.ndarray, Any, Any
+
 Ints: TypeAlias = int | tuple[int, ...] | list[int]
+Indices: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+__all__ = ["Array", "ArrayLike", "DTypeLike", "Indices", "Ints"]

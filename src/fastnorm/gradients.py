@@ -268,19 +268,15 @@ def instance_norm_backward(
 
     Parameters
     ----------
-    grad : array_like
-        The gradient by the result: shape and dtype of ``x``, any strides.
+    grad, weight, out
+        As in `batch_norm_backward`.
     x : array_like
         What was normalised: (N, C, L), (N, C, H, W), ... or, with ``channel_axis=-1``,
         (N, ..., C); float32, float64, float16 or bfloat16, any strides.
     mean, rstd : array_like
         (N, C): what `instance_norm` gives with ``return_stats``.
-    weight : array_like, optional
-        (C,): the weight, if there was one; any of the four dtypes.
     channel_axis : int, optional
-        The axis of the channels, not 0, which is the batch: 1 for NCHW, -1 for NHWC.
-    out : ndarray, optional
-        Where to store ``dx``; see `layer_norm_backward`.
+        As in `batch_norm_backward`, but not 0, which is the batch.
 
     Returns
     -------
@@ -340,8 +336,8 @@ def group_norm_backward(
 
     Parameters
     ----------
-    grad : array_like
-        The gradient by the result: shape and dtype of ``x``, any strides.
+    grad, weight, out
+        As in `batch_norm_backward`.
     x : array_like
         What was normalised: (N, C), (N, C, L), (N, C, H, W), ... or, with ``channel_axis=-1``,
         (N, ..., C); float32, float64, float16 or bfloat16, any strides.
@@ -349,12 +345,8 @@ def group_norm_backward(
         (N, num_groups): what `group_norm` gives with ``return_stats``.
     num_groups : int
         The number of groups, a divisor of C.
-    weight : array_like, optional
-        (C,): the weight, if there was one; any of the four dtypes.
     channel_axis : int, optional
-        The axis of the channels, not 0, which is the batch: 1 for NCHW, -1 for NHWC.
-    out : ndarray, optional
-        Where to store ``dx``; see `layer_norm_backward`.
+        As in `batch_norm_backward`, but not 0, which is the batch.
 
     Returns
     -------
