@@ -1,6 +1,6 @@
 """The backward passes written from their definitions: the oracle of their tests.
 
-As in `reference`, nothing is fast and nothing is clever. All is longdouble, and statistics are
+As in `reference`, nothing is fast and nothing is clever, and all is widened. Statistics are
 computed from x as stored: what the forward pass rounds is not taken as given. Only
 `batch_norm_backward` in evaluation takes the statistics given, which are constants there.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import reference
 from numpy.typing import ArrayLike
-from reference import Axes, Wide, along, moments, normalized_axes
+from reference import Axes, Wide, along, moments, normalized_axes, widen
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,6 @@ class Gradients:
     bias_terms: Wide
     normalized: Wide
     centred: bool
-
-
-def widen(array: ArrayLike) -> Wide:
-    return np.asarray(array).astype(np.longdouble)
 
 
 def gradients(

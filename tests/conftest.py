@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import numpy as np
 import pytest
+from helpers import use_schedule
 
 import fastnorm
 from fastnorm import _core
@@ -21,11 +22,11 @@ hypothesis.settings.load_profile("repeat")
 
 @pytest.fixture(autouse=True)
 def settings_restored() -> Iterator[None]:
-    """No test leaves its tier, its thread count or where it stores to the next."""
+    """No test leaves its tier, its thread count or its schedule to the next."""
     isa, threads = fastnorm.config()["isa"], fastnorm.get_num_threads()
     yield
     _core.use_isa(isa)
-    _core.use_stream_above(-1)
+    use_schedule("usual")
     fastnorm.set_num_threads(threads)
 
 
@@ -34,13 +35,6 @@ def tier(request: pytest.FixtureRequest) -> str:
     """Every instruction set that runs here, in use during the test."""
     _core.use_isa(request.param)
     assert fastnorm.config()["isa"] == request.param
-    return request.param
-
-
-@pytest.fixture(params=["through", "past"])
-def stores(request: pytest.FixtureRequest) -> str:
-    """All results are stored through the cache during the test, or past it."""
-    _core.use_stream_above({"through": 2**62, "past": 0}[request.param])
     return request.param
 
 

@@ -8,6 +8,7 @@ and returns an `Exact`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,25 +25,28 @@ Axes = int | Sequence[int]
 class Exact:
     """An answer in wide precision.
 
-    ``scaled`` is x̂·weight and ``bias`` broadcasts against it; they are kept apart because the
-    promised error is a multiple of 1 + |x̂·weight| + |bias|. The statistics have the shapes that
-    ``return_stats=True`` promises.
+    ``normalized`` is x̂; ``weight`` and ``bias`` broadcast against it. They are kept apart because
+    the promised error is a multiple of |weight|·(1 + |x̂|) + |bias|. The statistics have the
+    shapes that ``return_stats=True`` promises.
     """
 
-    scaled: Wide
+    normalized: Wide
+    weight: Wide
     bias: Wide
     mean: Wide
     rstd: Wide
     running_mean: Wide | None = None
     running_var: Wide | None = None
 
-    @property
+    @functools.cached_property
     def y(self) -> Wide:
-        return self.scaled + self.bias
+        with np.errstate(all="ignore"):
+            return self.normalized * self.weight + self.bias
 
-    @property
+    @functools.cached_property
     def magnitude(self) -> Wide:
-        return 1 + abs(self.scaled) + abs(self.bias)
+        """What the promised errors are multiples of."""
+        return abs(self.weight) * (1 + abs(self.normalized)) + abs(self.bias)
 
 
 def is_double(dtype: np.dtype[Any]) -> bool:
@@ -119,8 +123,8 @@ def layer_norm(
     with np.errstate(all="ignore"):
         deviations, mean, var = moments(x, axes)
         rstd = 1 / np.sqrt(var + eps)
-        scaled = deviations * rstd * along(weight, x, axes, 1)
-    return Exact(scaled, along(bias, x, axes, 0), mean, rstd)
+        normalized = deviations * rstd
+    return Exact(normalized, along(weight, x, axes, 1), along(bias, x, axes, 0), mean, rstd)
 
 
 def rms_norm(
@@ -138,8 +142,9 @@ def rms_norm(
     axes = normalized_axes(x.ndim, normalized_shape, axis)
     with np.errstate(all="ignore"):
         rstd = 1 / np.sqrt((x**2).mean(axes, keepdims=True) + eps)
-        scaled = x * rstd * along(weight, x, axes, 1)
-    return Exact(scaled, along(None, x, axes, 0), np.zeros_like(rstd), rstd)
+        normalized = x * rstd
+    weight, bias = along(weight, x, axes, 1), along(None, x, axes, 0)
+    return Exact(normalized, weight, bias, np.zeros_like(rstd), rstd)
 
 
 def batch_norm(
@@ -166,12 +171,13 @@ def batch_norm(
             mean, var = along(running_mean, x, channels, 0), along(running_var, x, channels, 1)
             deviations = x - mean
         rstd = 1 / np.sqrt(var + eps)
-        scaled = deviations * rstd * along(weight, x, channels, 1)
+        normalized = deviations * rstd
         count = math.prod(sizes(x, others))
         batch = mean.ravel(), var.ravel() * count / np.float64(count - 1)
         running = updated((running_mean, running_var), batch, momentum)
-    bias = along(bias, x, channels, 0)
-    return Exact(scaled, bias, mean.ravel(), rstd.ravel(), *(running if training else ()))
+    weight, bias = along(weight, x, channels, 1), along(bias, x, channels, 0)
+    stats = mean.ravel(), rstd.ravel()
+    return Exact(normalized, weight, bias, *stats, *(running if training else ()))
 
 
 def instance_norm(
@@ -199,15 +205,15 @@ def instance_norm(
             mean, var = along(running_mean, x, channels, 0), along(running_var, x, channels, 1)
             deviations = x - mean
         rstd = 1 / np.sqrt(var + eps)
-        scaled = deviations * rstd * along(weight, x, channels, 1)
+        normalized = deviations * rstd
         stats = sizes(x, per_instance)
         count = math.prod(sizes(x, spatial))
         unbiased = var.reshape(-1, stats[1]) * count / np.float64(count - 1)
         batch = mean.reshape(-1, stats[1]).mean(0), unbiased.mean(0)
         running = updated((running_mean, running_var), batch, momentum)
-    bias = along(bias, x, channels, 0)
+    weight, bias = along(weight, x, channels, 1), along(bias, x, channels, 0)
     mean, rstd = (np.broadcast_to(s.reshape(-1, stats[1]), stats) for s in (mean, rstd))
-    return Exact(scaled, bias, mean, rstd, *(running if use_input_stats else ()))
+    return Exact(normalized, weight, bias, mean, rstd, *(running if use_input_stats else ()))
 
 
 def group_norm(
@@ -227,5 +233,5 @@ def group_norm(
         deviations, mean, var = moments(grouped, (2,))
         rstd = 1 / np.sqrt(var + eps)
         normalized = np.moveaxis((deviations * rstd).reshape(first.shape), 1, channel_axis)
-        scaled = normalized * along(weight, x, (channel_axis,), 1)
-    return Exact(scaled, along(bias, x, (channel_axis,), 0), mean[..., 0], rstd[..., 0])
+    weight, bias = along(weight, x, (channel_axis,), 1), along(bias, x, (channel_axis,), 0)
+    return Exact(normalized, weight, bias, mean[..., 0], rstd[..., 0])

@@ -243,7 +243,7 @@ def test_shapes_beyond_the_memory(function):
 # --- NaN and infinities -------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")
-COUNTS = ((16, 12), (8, 49), (4, 1025), (2, 70_000))
+COUNTS = ((16, 12), (8, 49), (4, 1025), (2, 20_000))
 
 
 @pytest.mark.parametrize("where", ["grad", "x", "stat"])
@@ -256,7 +256,7 @@ def test_bad_values_poison_their_set_alone(op, dtype, where, rng):
         given = spread_problem(op, data, rng)
         sets = op.spread(np.arange(rows).repeat(count).reshape(data.shape))
         clean = given()
-        for bad, row in itertools.product((NAN, INF, -INF), (0, rows - 1, rows // 2)):
+        for bad, row in zip((NAN, INF, -INF), (0, rows - 1, rows // 2), strict=True):
             spoilt_set = sets == row
             place = tuple(axis[len(axis) // 2] for axis in np.nonzero(spoilt_set))
             changes: dict[str, Any] = {"stats": list(given.stats)}
@@ -312,7 +312,7 @@ def test_inference_spoils_single_elements(op, dtype, rng):
 @every_operation
 def test_a_bad_weight_spoils_what_it_multiplies(op, rng):
     """dx of the sets that contain it, and no gradient of a parameter."""
-    for shape in ((4, 6, 35), (2, 40, 3000)):
+    for shape in ((4, 6, 35), (2, 40, 300)):
         given = problem(op, images(op, shape, rng), rng)
         clean = given()
         weight = given.arguments["weight"].copy()

@@ -16,24 +16,24 @@ from backward_helpers import (
     NAMES,
     SHAPE,
     Problem,
-    assert_within,
     dx_bound,
     gradient,
     images,
     problem,
 )
-from backward_reference import widen
 from helpers import (
     DTYPES,
     MEASURING,
     OPERATIONS,
     Array,
     Operation,
+    assert_within,
     each,
     every_dtype,
     every_measuring_operation,
     every_operation,
 )
+from reference import widen
 
 STEP = 3e-4  # its fourth power is as small as the rounding of float64 divided by it
 SHAPES = [SHAPE, (3, 4, 7, 7), (2, 40, 33), (5, 2, 3, 2, 3), (2, 3, 1500), (2, 600, 4)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -24,10 +22,11 @@ from helpers import (
 )
 
 import fastnorm
+from fastnorm import _core
 
 NAN, INF = float("nan"), float("inf")
 BAD = ([NAN], [INF], [-INF], [INF, -INF], [NAN, INF])
-COUNTS = ((16, 12), (8, 49), (4, 1025), (2, 70_000))
+COUNTS = ((16, 12), (8, 49), (4, 1025), (2, 20_000))
 
 
 def spoilt_row(op: Operation, row: Array) -> Array:
@@ -39,14 +38,15 @@ def spoilt_row(op: Operation, row: Array) -> Array:
 
 @every_dtype
 @every_measuring_operation
-def test_bad_values_poison_their_set_alone(op, dtype, tier, rng):
+def test_bad_values_poison_their_set_alone(op, dtype, rng):
     for rows, count in COUNTS:
         data = normal(rng, (rows, count), dtype, mean=1)
         arguments = op.arguments(op.spread(data), rng, groups=rows // 2)
         clean, *clean_stats = op(op.spread(data), return_stats=True, **arguments)
-        for bad, (row, position) in itertools.product(
-            BAD, ((0, 0), (rows - 1, count - 2), (rows // 2, count // 2))
-        ):
+        places = itertools.cycle([(0, 0), (rows - 1, count - 2), (rows // 2, count // 2)])
+        for isa, bad in itertools.product(fastnorm.config()["isa_available"], BAD):
+            _core.use_isa(isa)
+            row, position = next(places)
             spoilt = data.copy()
             spoilt[row, position : position + len(bad)] = bad
             expected = np.zeros(data.shape)
@@ -66,7 +66,7 @@ def test_bad_values_poison_their_set_alone(op, dtype, tier, rng):
 @every_dtype
 @every_operation
 def test_nothing_but_bad_values(op, dtype, bad, rng):
-    for shape in ((4, 6, 35), (2, 40, 3000)):
+    for shape in ((4, 6, 35), (2, 40, 300)):
         x = np.full(shape, bad, dtype)
         arguments = op.arguments(x, rng)
         exact = op.exact(x, **arguments).y
@@ -93,7 +93,7 @@ def test_inference_spoils_single_elements(channel_axis, dtype, rng):
 
 @every_operation
 def test_bad_parameters_spoil_what_they_multiply(op, rng):
-    for shape in ((4, 6, 35), (2, 40, 3000)):
+    for shape in ((4, 6, 35), (2, 40, 300)):
         x = normal(rng, shape)
         arguments = op.arguments(x, rng)
         clean = op(x, **arguments)
@@ -180,18 +180,6 @@ def test_numpy_sees_no_floating_point_errors(op, rng):
                 running = {k: np.resize(v, x.shape[op.channel_axis]) for k, v in running.items()}
                 op(x, **running, **arguments)
             assert np.add(np.float32(1), np.float32(2)) == 3
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the C library is not loaded by this name")
-@every_measuring_operation
-def test_rounding_and_subnormals_of_the_caller_are_kept(op, tier, rng):
-    library = ctypes.CDLL(None)
-    rounding = library.fegetround()
-    for x in spoiled_inputs(rng):
-        op(x, **op.arguments(x, rng))
-        assert library.fegetround() == rounding
-        half = np.array([1e-40], np.float32) * np.float32(0.5)
-        assert half.view(np.uint32)[0] == np.float32(5e-41).view(np.uint32)
 
 
 # --- nothing at all -----------------------------------------------------------------------

@@ -1,67 +1,25 @@
-"""The layers' backward: what is kept and for how long, what comes back, and what is refused.
+"""The layers' backward: gradients, those of the parameters, where dx goes.
 
 How exact the gradients are is tested with the functions; here finite differences in float64 tell
 whether a layer hands the right arrays to the right function.
 """
 
-import copy
-import gc
-import pickle
-import re
-import weakref
-
 import numpy as np
 import pytest
+from helpers import DTYPES
+from layers_helpers import (
+    LAYERS,
+    ONE_OF_EACH,
+    SHAPE,
+    both_modes,
+    data,
+    every_layer,
+    one_of_each,
+    randomise,
+)
 
 import fastnorm
 from fastnorm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-
-LAYERS = {
-    "BatchNorm": lambda **kw: BatchNorm(6, **kw),
-    "BatchNorm without running": lambda **kw: BatchNorm(6, track_running_stats=False, **kw),
-    "BatchNorm NHWC": lambda **kw: BatchNorm(5, channel_axis=-1, **kw),
-    "InstanceNorm": lambda **kw: InstanceNorm(6, affine=True, **kw),
-    "InstanceNorm with running": lambda **kw: InstanceNorm(
-        6, affine=True, track_running_stats=True, **kw
-    ),
-    "InstanceNorm NHWC with running": lambda **kw: InstanceNorm(
-        5, affine=True, track_running_stats=True, channel_axis=-1, **kw
-    ),
-    "GroupNorm": lambda **kw: GroupNorm(3, 6, **kw),
-    "GroupNorm NHWC": lambda **kw: GroupNorm(1, 5, channel_axis=-1, **kw),
-    "LayerNorm": lambda **kw: LayerNorm(5, **kw),
-    "LayerNorm of two axes": lambda **kw: LayerNorm((6, 5), **kw),
-    "LayerNorm axis=1": lambda **kw: LayerNorm(6, axis=1, **kw),
-    "RMSNorm": lambda **kw: RMSNorm(5, **kw),
-    "RMSNorm axis=1": lambda **kw: RMSNorm(6, axis=1, **kw),
-}
-every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-ONE_OF_EACH = ["BatchNorm", "InstanceNorm with running", "GroupNorm", "LayerNorm", "RMSNorm"]
-one_of_each = pytest.mark.parametrize("make", [LAYERS[n] for n in ONE_OF_EACH], ids=ONE_OF_EACH)
-
-# How a layer comes to keep what its backward needs.
-MODES = {"training": lambda layer: layer.train(), "eval": lambda layer: layer.eval(backward=True)}
-both_modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-
-SHAPE = (4, 6, 5)
-
-
-def data(*shape, seed=0, dtype=np.float32):
-    return (3 + 2 * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
-
-
-def randomise(layer, seed=1):
-    """Give every array of a layer values that no other has."""
-    rng = np.random.default_rng(seed)
-    for name, array in layer.state_dict().items():
-        if name != "num_batches_tracked":
-            getattr(layer, name)[...] = rng.uniform(0.5, 2, array.shape).astype(array.dtype)
-    return layer
-
-
-def refused(message):
-    return pytest.raises(RuntimeError, match=re.escape("backward: " + message))
-
 
 # --- Gradients ----------------------------------------------------------------------------
 
@@ -154,7 +112,7 @@ def test_backward_is_the_function(make, affine):
 @pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
 @one_of_each
 def test_dtypes(make, name):
-    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    dtype = DTYPES[name]
     layer, x = randomise(make(dtype=dtype)), data(*SHAPE, dtype=dtype)
     layer(x)
     dx = layer.backward(data(*SHAPE, seed=2, dtype=dtype))
@@ -266,181 +224,3 @@ def test_grad_is_positional_only(make):
     layer(data(*SHAPE))
     with pytest.raises(TypeError, match="positional"):
         layer.backward(grad=data(*SHAPE))
-
-
-# --- What is kept, and for how long -------------------------------------------------------
-
-
-@both_modes
-@one_of_each
-def test_one_backward_for_each_call(make, mode):
-    layer, x, grad = make(), data(*SHAPE), data(*SHAPE, seed=2)
-    with refused("the layer has not been called in training"):
-        layer.backward(grad)
-    mode(layer)(x)
-    layer.backward(grad)
-    with refused("the gradients of the last call have been taken"):
-        layer.backward(grad)
-    layer(x)
-    layer.backward(grad)
-
-
-@one_of_each
-def test_of_several_calls_the_last_counts(make):
-    layer, grad = make(), data(*SHAPE, seed=2)
-    layer(data(*SHAPE, seed=5))
-    expected = layer.backward(grad)
-    layer(data(*SHAPE, seed=4))
-    layer(data(*SHAPE, seed=5))
-    np.testing.assert_array_equal(layer.backward(grad), expected)
-
-
-def alive(reference):
-    gc.collect()
-    return reference() is not None
-
-
-@both_modes
-@one_of_each
-def test_the_input_is_kept_until_backward(make, mode):
-    layer, x = mode(make()), data(*SHAPE)
-    reference = weakref.ref(x)
-    layer(x)
-    del x
-    assert alive(reference), "no copy is kept, but the input itself"
-    layer.backward(data(*SHAPE, seed=2))
-    assert not alive(reference)
-
-
-@both_modes
-@pytest.mark.parametrize(
-    "switch", [lambda x: x.eval(), lambda x: x.train(False), lambda x: x.eval(backward=True)]
-)
-@one_of_each
-def test_eval_releases(make, mode, switch):
-    layer, x = mode(make()), data(*SHAPE)
-    reference = weakref.ref(x)
-    layer(x)
-    del x
-    layer.train()
-    assert alive(reference), "train() releases nothing"
-    switch(layer)
-    assert not alive(reference)
-    with refused("eval() has released"):
-        layer.backward(data(*SHAPE))
-
-
-@pytest.mark.parametrize(
-    "switch",
-    [lambda x: x.eval(), lambda x: x.train(False), lambda x: setattr(x, "training", False)],
-)
-@one_of_each
-def test_evaluation_keeps_nothing(make, switch):
-    layer, x = make(), data(*SHAPE)
-    layer.eval(backward=True).train()
-    switch(layer)
-    reference = weakref.ref(x)
-    layer(x)
-    del x
-    assert not alive(reference)
-    with refused("the layer has not been called in training, or after eval(backward=True)"):
-        layer.backward(data(*SHAPE))
-
-
-@one_of_each
-def test_evaluation_is_the_same_with_backward(make):
-    layer, x = randomise(make()), data(*SHAPE)
-    before = {name: array.tobytes() for name, array in layer.state_dict().items()}
-    expected = layer.eval()(x)
-    assert layer.eval(backward=True) is layer
-    assert layer.training is False
-    np.testing.assert_array_equal(layer(x), expected)
-    layer.backward(data(*SHAPE, seed=2))
-    assert {name: array.tobytes() for name, array in layer.state_dict().items()} == before
-
-
-@one_of_each
-def test_eval_refuses(make):
-    layer = make()
-    with pytest.raises(TypeError, match="backward: is 'yes'; takes True or False"):
-        layer.eval(backward="yes")
-    assert layer.training is True
-
-
-@one_of_each
-def test_an_input_that_was_overwritten(make):
-    layer, x, grad = make(), data(*SHAPE), data(*SHAPE, seed=2)
-    memory = np.concatenate([x, x[:1]])
-    for out in (x, memory[1:]):
-        layer(x if out is x else memory[:-1], out=out)
-        with refused("the last call stored its result in its own input"):
-            layer.backward(grad)
-    # Another out does no harm, even if its elements lie between those of the input.
-    pairs = np.empty((*SHAPE, 2), np.float32)
-    pairs[..., 0] = data(*SHAPE)
-    layer(pairs[..., 0], out=pairs[..., 1])
-    layer.backward(grad)
-
-
-# --- Refused calls ------------------------------------------------------------------------
-
-
-@one_of_each
-def test_a_refused_call_leaves_what_was_kept(make):
-    layer, x, grad = randomise(make()), data(*SHAPE), data(*SHAPE, seed=2)
-    layer(x)
-    expected = layer.backward(grad)
-    layer(x)
-    with pytest.raises(ValueError, match="out: "):
-        layer(data(*SHAPE, seed=3), out=np.empty(3, np.float32))
-    np.testing.assert_array_equal(layer.backward(grad), expected)
-
-
-@pytest.mark.parametrize(
-    ("grad", "out", "error", "name"),
-    [
-        (data(4, 6, 4), None, ValueError, "grad"),
-        (data(*SHAPE, dtype=np.float64), None, TypeError, "grad"),
-        (data(*SHAPE), np.empty((4, 6, 4), np.float32), ValueError, "out"),
-        (data(*SHAPE), np.empty(SHAPE, np.float64), TypeError, "out"),
-    ],
-)
-@one_of_each
-def test_a_refused_backward_changes_nothing(make, grad, out, error, name):
-    layer, x = randomise(make()), data(*SHAPE)
-    layer(x)
-    expected = layer.backward(data(*SHAPE, seed=2))
-    layer(x)
-    grads = layer.grads
-    before = None if out is None else out.tobytes()
-    with pytest.raises(error, match=f"^{name}: "):
-        layer.backward(grad, out=out)
-    assert layer.grads is grads
-    assert before is None or out.tobytes() == before
-    np.testing.assert_array_equal(layer.backward(data(*SHAPE, seed=2)), expected)
-
-
-# --- Copies -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
-)
-@one_of_each
-def test_copies_have_nothing_kept(make, copied):
-    layer, x, grad = randomise(make()).eval(backward=True), data(*SHAPE), data(*SHAPE, seed=2)
-    state = list(layer.state_dict())
-    layer(x)
-    expected = layer.backward(grad)
-    layer(x)
-    assert list(layer.state_dict()) == state
-    size = len(pickle.dumps(make()))
-    assert len(pickle.dumps(layer)) <= size + 100
-    twin = copied(layer)
-    assert twin.grads == {}
-    with refused("the layer has not been called"):
-        twin.backward(grad)
-    # The mode is copied, and neither is in the other's way.
-    twin(2 * x)
-    twin.backward(grad)
-    np.testing.assert_array_equal(layer.backward(grad), expected)
