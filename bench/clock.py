@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
 from time import perf_counter, process_time, sleep
-from typing import TypeVar
 
 from bench.work import Call
-
-K = TypeVar("K", bound=Hashable)
 
 BLOCK = 0.02
 """Seconds that one contender is timed before it is the next one's turn."""
@@ -28,76 +25,30 @@ LONGEST_PAUSE = 0.25
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of a call, or a ratio of such.
-
-    Parameters
-    ----------
-    best, median : float
-        Of all samples.
-    samples : int
-        How many there were; 0 for a ratio.
-    """
-
-    best: float
-    median: float
-    samples: int = 0
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Timing:
-        """Sum up what was measured."""
-        return cls(min(seconds), median(seconds), len(seconds))
-
-    def __truediv__(self, other: Timing) -> Timing:
-        """Return best by best and median by median."""
-        return Timing(self.best / other.best, self.median / other.median)
-
-
-@dataclass(frozen=True)
 class Contender:
-    """What is timed.
-
-    Parameters
-    ----------
-    call : callable
-        A call.
-    prepare : callable
-        Called before each block, untimed: chooses threads and instruction set.
-    """
+    """What is timed, and what is called before each block, untimed."""
 
     call: Call
     prepare: Call = bool
 
 
 def interleave(
-    contenders: Mapping[K, Contender], seconds: float, block: float = BLOCK
-) -> dict[K, Timing]:
-    """Time contenders block by block.
+    contenders: Mapping[str, Contender], seconds: float, block: float = BLOCK
+) -> dict[str, dict[str, float]]:
+    """Time contenders block by block; return the best and the median seconds of each.
 
     In each round every contender has a block: a pause until the threads of the one before it have
     gone to sleep, untimed calls, then timed ones. So each call finds the cache as the same
     contender left it, and the processors free. The rounds begin with another contender each time.
 
-    Parameters
-    ----------
-    contenders : mapping
-        What to time.
-    seconds : float
-        Time for each; one whose blocks take longer sits out rounds, evenly, but has at least
-        `LEAST_BLOCKS`. 0 is for trying out: one block of one call, without pause.
-    block : float
-        Seconds of timed calls in a block.
-
-    Returns
-    -------
-    dict of Timing
-        By the keys of `contenders`.
+    Each is timed for so many seconds; one whose blocks take longer sits out rounds, evenly, but has
+    at least `LEAST_BLOCKS`. 0 seconds are for trying out: one block of one call, without pause.
     """
     rounds = max(LEAST_BLOCKS, round(seconds / block)) if seconds else 1
     order = list(contenders)
     spent = dict.fromkeys(order, 0.0)
     blocks = dict.fromkeys(order, 0)
-    samples: dict[K, list[float]] = {key: [] for key in order}
+    samples: dict[str, list[float]] = {key: [] for key in order}
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -107,19 +58,21 @@ def interleave(
                 must = rounds - done <= LEAST_BLOCKS - blocks[key]
                 if not (due or must):
                     continue
-                contender = contenders[key]
-                contender.prepare()
+                contenders[key].prepare()
                 if seconds:
                     settle()
                 start = perf_counter()
-                samples[key] += _block(contender.call, block if seconds else 0.0)
+                samples[key] += _block(contenders[key].call, block if seconds else 0.0)
                 spent[key] += perf_counter() - start
                 blocks[key] += 1
             order.append(order.pop(0))
     finally:
         if collecting:
             gc.enable()
-    return {key: Timing.of(samples[key]) for key in contenders}
+    return {
+        key: {"best": min(times), "median": median(times), "samples": len(times)}
+        for key, times in samples.items()
+    }
 
 
 def settle() -> bool:

@@ -1,1 +1,0 @@
-"""Instructions per element of each kernel: ``python -m bench.instructions``."""
