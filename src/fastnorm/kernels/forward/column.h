@@ -132,7 +132,7 @@ NOINLINE void strip_add_block(int how, const Plan *plan, Strip *s, const RowBloc
         strip_add_centred(b->count, x, stride, s, b->width, how & CONVERT ? 0 : ahead);
     else
         strip_add_rms(b->count, x, stride, s, b->width, how & CONVERT ? 0 : ahead);
-    if (++s->open == CHAIN)
+    if (++s->open == COLUMN_LEVEL)
         strip_close(s, how & CENTRE ? 0 : 1, 2);
 }
 

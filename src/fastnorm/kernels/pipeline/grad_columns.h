@@ -80,7 +80,7 @@ NOINLINE void grad_add_block(GradColumns *g, const GradTile *t, const RowBlock *
         strip_grad_centred_across(&rows, t->strip);
     else
         strip_grad_centred(&rows, t->strip);
-    if (++t->strip->open == CHAIN)
+    if (++t->strip->open == COLUMN_LEVEL)
         strip_close(t->strip, 0, SUMS);
 }
 

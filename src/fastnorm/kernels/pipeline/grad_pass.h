@@ -110,6 +110,21 @@ NOINLINE void grad_keep_run(Range *r, Batch *b, ptrdiff_t run) {
     batch_clear_sums(b, SUMS);
 }
 
+/* What has been gathered in float32 goes to the table. */
+NOINLINE void grad_flush(Range *r) {
+    double *to[2] = {r->table + r->first_param, r->table + r->job->backward.params + r->first_param};
+    real *from[2] = {r->dweight, r->dbias};
+    for (int k = 0; k < 2; k++) {
+        double *restrict table = to[k];
+        real *restrict sums = from[k];
+        for (ptrdiff_t i = 0; i < r->params; i++) {
+            table[i] += (double)sums[i];
+            sums[i] = 0;
+        }
+    }
+    r->gathered = 0;
+}
+
 INLINE void grad_pass(const int how, Range *r, Batch *applied, Batch *measured, const Span *span) {
     ptrdiff_t open = 0;
     PieceWalk piece;
@@ -130,6 +145,8 @@ INLINE void grad_pass(const int how, Range *r, Batch *applied, Batch *measured, 
                 grad_apply_of(how, r, applied, &piece, j, &a);
             grad_row_piece(how, &a, &m, r->arena->tiles, r->plan->dtype, piece.length);
         }
+        if (how & APPLY && how & ACROSS && r->by_run && ++r->gathered == GRAD_ROWS)
+            grad_flush(r);
         if (how & MEASURE && (++open == r->close || i + 1 == span->last ||
                               (r->per_run && piece.part + 1 == r->plan->rows.pieces))) {
             for (int k = 0; k < SUMS; k++)

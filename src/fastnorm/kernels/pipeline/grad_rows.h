@@ -99,23 +99,9 @@ static void grad_batch_finish(Range *r, Batch *b, const Moments *merged) {
 
 /* ---- dweight and dbias along the run ---- */
 
-/* What has been gathered in float32 goes to the table. */
-NOINLINE void grad_flush(Range *r) {
-    double *to[2] = {r->table + r->first_param, r->table + r->job->backward.params + r->first_param};
-    real *from[2] = {r->dweight, r->dbias};
-    for (int k = 0; k < 2; k++) {
-        double *restrict table = to[k];
-        real *restrict sums = from[k];
-        for (ptrdiff_t i = 0; i < r->params; i++) {
-            table[i] += (double)sums[i];
-            sums[i] = 0;
-        }
-    }
-    r->gathered = 0;
-}
-
 static void grad_applied(Range *r, const Batch *b, int last) {
-    r->gathered += b->count;
+    if (!r->by_run)
+        r->gathered += b->count;
     if (r->gathered == GRAD_ROWS || last)
         grad_flush(r);
 }
@@ -138,6 +124,9 @@ INLINE void grad_gather(Range *r, ptrdiff_t task, ptrdiff_t first_param, ptrdiff
     r->first_param = first_param;
     r->params = params;
     r->gathered = 0;
+    r->by_run = 0;
+    for (int d = 0; d < r->plan->rows.runs.ndim; d++)
+        r->by_run |= r->plan->rows.runs.param[d] == 0;
     r->dweight = (real *)((char *)r->arena + sizeof(RowsArena));
     r->dbias = r->dweight + room;
     memset(r->dweight, 0, 2 * (size_t)room * sizeof(real));
@@ -241,8 +230,8 @@ static void grad_rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdif
         const ptrdiff_t share = backward->sets_per_task, piece = backward->param_piece;
         const ptrdiff_t stop = MIN((task + 1) * share, r.plan->sets.count);
         const RowChunk c = {part * piece, MIN((part + 1) * piece, piece_count(rows)), 0};
-        const ptrdiff_t start = rows->runs.count == 1 ? c.first * rows->piece : 0;
-        const ptrdiff_t params = rows->runs.count == 1
+        const ptrdiff_t start = c.first * rows->piece;
+        const ptrdiff_t params = backward->param_pieces > 1
                                      ? MIN(c.last * rows->piece, rows->length) - start
                                      : backward->params;
         grad_gather(&r, task, start, params);

@@ -28,7 +28,9 @@ typedef struct {
     ptrdiff_t prefetch_bytes;
     /* backward, parameters along the run: sums of some sets, and where they go */
     real *dweight, *dbias;
-    ptrdiff_t first_param, params, gathered;
+    ptrdiff_t first_param, params;
+    ptrdiff_t gathered; /* additions since the last time */
+    int by_run;         /* runs of a set share parameters */
     double *table;
     ptrdiff_t first_piece, last_piece; /* of all sets, which this range applies */
 } Range;
@@ -42,7 +44,7 @@ INLINE void range_begin(Range *r, const Job *job, char *arena) {
     r->size = ELEMENT_BYTES(plan->dtype);
     r->resident = piece_count(rows) == 1 && rows->batch * rows->length <= TILE;
     r->per_run = !plan->along && has_param(&rows->runs);
-    r->close = MAX(1, CHAIN / up(MIN(rows->length, rows->piece), SEGMENT));
+    r->close = MAX(1, LEVEL / up(MIN(rows->length, rows->piece), SEGMENT));
     r->prefetch_bytes = AHEAD_BYTES;
     if (rows->runs.ndim > 0)
         r->prefetch_bytes = rows->runs.x[rows->runs.ndim - 1];

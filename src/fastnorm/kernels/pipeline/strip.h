@@ -205,11 +205,12 @@ INLINE ptrdiff_t tile_reals(ptrdiff_t columns, ptrdiff_t line) {
 /* Sums of `open` chains go from float32 to float64. */
 NOINLINE void strip_close(Strip *s, int first_sum, int sums) {
     for (int k = first_sum; k < sums; k++) {
-        const real *sum = s->sum[k];
-        double *total = s->total[k];
-        for (ptrdiff_t i = 0; i < s->width; i++)
+        real *restrict sum = s->sum[k];
+        double *restrict total = s->total[k];
+        for (ptrdiff_t i = 0; i < s->width; i++) {
             total[i] += (double)sum[i];
-        memset(s->sum[k], 0, (size_t)s->width * sizeof(real));
+            sum[i] = 0;
+        }
     }
     s->open = 0;
 }

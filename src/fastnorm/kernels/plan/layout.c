@@ -161,7 +161,7 @@ static void plan_rows(Plan *plan, Axis *kept, int nkept, Axis *reduced, int nred
     nreduced = join(reduced, nreduced);
     make_nest(&r->runs, reduced, nreduced - 1);
     r->length = reduced[nreduced - 1].size;
-    r->piece = CHAIN * CHAINS * CHAIN * lane_block;
+    r->piece = LEVEL * CHAINS * CHAIN * lane_block;
     r->pieces = up(r->length, r->piece);
     r->per_chunk = MAX(1, CHUNK / MIN(r->length, r->piece));
     if (r->pieces == 1)
@@ -238,12 +238,17 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
     }
 
     Axis *last = &axes[n - 1];
+    const int by_columns = n > 1 && last->role & SPLIT && last->size <= GROUP_COLUMNS &&
+                           plan->count >= last->size * GROUP_ROWS;
     if (maps) {
         n = join_group(plan, axes, n, last->size);
-    } else if (n > 1 && last->role & SPLIT && last->size <= GROUP_COLUMNS &&
-               plan->count >= last->size * GROUP_ROWS && (last - 1)->role == (KEPT | PARAM) &&
+    } else if (by_columns && (last - 1)->role == (KEPT | PARAM) &&
                (last - 1)->x == last->x * last->size && (last - 1)->y == last->y * last->size) {
         n = join_group(plan, axes, n, 1);
+    } else if (by_columns && (last - 1)->role != (KEPT | PARAM)) { /* one group */
+        plan->columns.group = last->size;
+        last->role = KEPT | PARAM;
+        last->stat = 0;
     }
 
     for (int i = 0; i < n; i++) {

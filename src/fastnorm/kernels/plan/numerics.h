@@ -6,9 +6,11 @@
 enum {
     LINE_BYTES = 64, /* a lane block: the lanes that are summed side by side on every tier */
     CHAINS = 2,      /* lane blocks are added to so many sums in turn, which hides latency */
-    CHAIN = 16,      /* additions to one float32 sum before it joins the next level */
+    CHAIN = 8,       /* additions to one float32 sum before it joins the next level, */
+    LEVEL = 16,      /* and of such sums before they go to float64 */
     CHUNK = 65536,   /* elements around one pivot */
-    COLUMN_CHAIN = 8, /* rows added to one float32 sum of a column */
+    COLUMN_CHAIN = 8, /* rows added to one float32 sum of a column, */
+    COLUMN_LEVEL = 4, /* and of such sums before they go to float64: a column has one lane only */
     ROW_CHUNK = 1024, /* least rows of a column around one pivot, and of the tasks that measure */
     ROW_CHUNKS = 64,  /* most of them */
     PACK_COLUMNS = 32,      /* fewer columns than this leave vectors empty: rows are packed */

@@ -193,7 +193,9 @@ static void share_sets(Job *job) {
     const ptrdiff_t tasks = most < 1 ? 1 : most > GRAD_TASKS ? GRAD_TASKS : (ptrdiff_t)most;
     b->sets_per_task = up(up(plan->sets.count, tasks), GRAD_ROWS) * GRAD_ROWS;
     b->tasks = up(plan->sets.count, b->sets_per_task);
-    b->param_piece = plan->rows.runs.count == 1 ? 1 : piece_count(&plan->rows);
+    /* Pieces of one run, of parameters that all sets share. */
+    const int in_parts = plan->rows.runs.count == 1 && !has_param(&plan->sets);
+    b->param_piece = in_parts ? 1 : piece_count(&plan->rows);
     b->param_pieces = up(piece_count(&plan->rows), b->param_piece);
 }
 

@@ -137,6 +137,21 @@ INLINE line line_scale_add(line a, line b, line c) {
 #endif
 }
 
+INLINE vreal vector_select(vmask which, vreal yes, vreal no) {
+    return (vreal)((which & (vmask)yes) | (~which & (vmask)no));
+}
+
+/* b where one of the two is a NaN. */
+INLINE line line_min(line a, line b) {
+    EACH_VECTOR a.v[k] = vector_select(a.v[k] < b.v[k], a.v[k], b.v[k]);
+    return a;
+}
+
+INLINE line line_max(line a, line b) {
+    EACH_VECTOR a.v[k] = vector_select(a.v[k] > b.v[k], a.v[k], b.v[k]);
+    return a;
+}
+
 INLINE line line_abs(line a) {
     const vmask sign = (vmask)splat((real)-0.0);
     EACH_VECTOR a.v[k] = (vreal)((vmask)a.v[k] & ~sign);
