@@ -47,6 +47,18 @@ def test_readme_commands_are_those_of_ci() -> None:
     assert commands[1].endswith("python -m pytest")
 
 
+def test_links_lead_to_files() -> None:
+    pages = [page for folder in (".", "docs", "bench") for page in (ROOT / folder).glob("*.md")]
+    pages += [*(ROOT / "bench").glob("*/*.md"), *(ROOT / "src").rglob("*.md")]
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    ]
+    assert len(links) > 20
+    assert [link for link in links if not (link[0].parent / link[1]).exists()] == []
+
+
 def test_changelog_has_this_version_or_is_unreleased() -> None:
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert "## [Unreleased]" in text or f"## [{fastnorm.__version__}]" in text
