@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
+
+# Before OpenMP is loaded: there are tests with more threads than processors, and threads that wait
+# in a loop keep the others from work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import numpy as np
 import pytest
-from helpers import use_schedule
+from schedules import use_schedule
 
 import fastnorm
 from fastnorm import _core

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,9 @@ import numpy as np
 import pytest
 import reference
 from numpy.typing import NDArray
-from reference import Exact, widen
+from reference import Exact
 
 import fastnorm
-from fastnorm import _core
-
-# UNTIL THE CORE HAS THEM
-for name, stand_in in {
-    "features": dict,
-    "use_features": lambda mask: None,
-    "kernel_names": tuple,
-    "trace_kernels": lambda on: None,
-    "kernels_called": set,
-}.items():
-    if not hasattr(_core, name):
-        setattr(_core, name, stand_in)
-# UNTIL HERE
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[1]
@@ -46,7 +31,7 @@ DTYPES = {
 }
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
-# Around the widths of vectors, the 32 lanes, the blocks of 64 and the tiles of about 1024.
+# Around the widths of vectors, the lanes, the levels of sums and the blocks of about 1024.
 EDGES = (1, 15, 16, 17, 31, 32, 33, 63, 65, 97, 1023, 1025, 4099)
 
 
@@ -169,56 +154,6 @@ every_operation = each(OPERATIONS)
 MEASURING = [op for op in OPERATIONS if not op.needs_running]
 every_measuring_operation = each(MEASURING)
 every_batch_free_operation = each([op for op in OPERATIONS if not op.depends_on_batch])
-
-
-# --- settings -----------------------------------------------------------------------------
-
-# The special cases of the schedule that are on, and from how many bytes on results are streamed.
-SCHEDULES = {
-    "usual": (-1, -1),
-    "cached": (-1, 2**62),
-    "streamed": (-1, 0),
-    "plain": (0, 2**62),
-}
-# What a schedule may change is time alone: the plain one is the oracle of the others.
-COMPARED = ("plain", "cached", "streamed")
-
-
-def use_schedule(name: str) -> None:
-    features, above = SCHEDULES[name]
-    _core.use_features(features)
-    _core.use_stream_above(above)
-
-
-def schedules() -> Iterator[str]:
-    """Put every schedule in use, in turn."""
-    for name in COMPARED:
-        use_schedule(name)
-        yield name
-
-
-def tiers_and_schedules() -> Iterator[str]:
-    """Put every tier with every schedule in use."""
-    for isa in fastnorm.config()["isa_available"]:
-        _core.use_isa(isa)
-        for schedule in schedules():
-            yield f"{isa}, {schedule}"
-
-
-def settings(threads: Iterable[int] = (1, 2, 3, 5)) -> Iterator[str]:
-    """Put every schedule in use, then every other tier, with these numbers of threads in turn.
-
-    That every tier agrees with every other under every schedule is tested with small problems, in
-    test_kernels. What larger ones may show is how they are divided, which no tier decides.
-    """
-    numbers = itertools.cycle(threads)
-    best, *others = fastnorm.config()["isa_available"]
-    for isa, schedule in [*((best, s) for s in COMPARED), *((isa, "usual") for isa in others)]:
-        number = next(numbers)
-        _core.use_isa(isa)
-        use_schedule(schedule)
-        fastnorm.set_num_threads(number)
-        yield f"{isa}, {schedule}, {number} threads"
 
 
 # --- data ---------------------------------------------------------------------------------
@@ -348,13 +283,11 @@ def assert_statistics(stats: tuple[Array, ...], exact: Exact, dtype: np.dtype[An
     unit = 1e-12 if stat.itemsize == 8 else 2.0**-22
     smallest = np.finfo(stat).smallest_subnormal
     expectations = [
-        (exact.mean, abs(exact.mean) + 1 / exact.rstd),
-        (exact.rstd, exact.rstd),
+        ("mean", exact.mean, abs(exact.mean) + 1 / exact.rstd),
+        ("rstd", exact.rstd, exact.rstd),
     ][-len(stats) :]
-    for actual, (expected, scale) in zip(stats, expectations, strict=True):
-        assert actual.dtype == stat
-        assert actual.shape == expected.shape
-        assert (abs(widen(actual) - expected) <= unit * scale + smallest).all()
+    for actual, (name, expected, scale) in zip(stats, expectations, strict=True):
+        assert_within(actual, expected, unit * scale + smallest, stat, name)
 
 
 def bits(array: Array) -> Array:

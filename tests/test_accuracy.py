@@ -34,7 +34,7 @@ import fastnorm
 Pattern = Callable[[np.random.Generator, int, int], Array]
 
 OFFSETS = (0, 1, 1e2, 1e3, 1e4, 1e5, 1e6)
-# Short runs, runs around a tile and a chunk of tiles, many rows of few elements, few long rows.
+# Short runs, whole blocks of a long one, a few elements more, and what is divided into chunks.
 COUNTS = ((96, 12), (64, 49), (6, 1024), (4, 4097), (2, 33000))
 
 
@@ -141,7 +141,7 @@ def ramp(rng: np.random.Generator, rows: int, count: int) -> Array:
 
 
 def drifting_mean(rng: np.random.Generator, rows: int, count: int) -> Array:
-    """Every tile has a mean of its own, far from that of the whole."""
+    """Every block has a mean of its own, far from that of the whole."""
     return rng.standard_normal((rows, count)) + np.linspace(-1e4, 1e4, count)
 
 
@@ -334,7 +334,7 @@ def test_squares_beyond_the_range_of_float32(op, scale, rng):
 
 @every_measuring_operation
 def test_only_some_sets_beyond_the_range_of_float32(op, rng):
-    """A tile that is measured anew does not disturb its neighbours, nor they it."""
+    """A set that is measured anew does not disturb its neighbours, nor they it."""
     for rows, count in COUNTS:
         scales = np.resize([1, 1e25, 1e-25, 1e5], rows)[:, None]
         data = rng.standard_normal((rows, count)) * scales

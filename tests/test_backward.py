@@ -56,7 +56,7 @@ MEASURING_CHANNELS = [op for op in CHANNELED if not op.needs_running]
 
 @every_operation
 @every_dtype
-def test_lengths_around_the_widths_of_vectors_and_tiles(op, dtype, rng):
+def test_lengths_around_the_widths_of_vectors_and_blocks(op, dtype, rng):
     for count in (2, 3, 5, 7, *EDGES):
         if count == 1 and op.function in ("batch_norm", "instance_norm"):
             continue  # one value has no statistics
@@ -67,7 +67,7 @@ def test_lengths_around_the_widths_of_vectors_and_tiles(op, dtype, rng):
 
 @every_operation
 @every_dtype
-def test_numbers_of_sets_around_the_widths_of_vectors_and_tiles(op, dtype, rng):
+def test_numbers_of_sets_around_the_widths_of_vectors_and_blocks(op, dtype, rng):
     """Short sets, as many of them side by side as the edges say, and one more than is even."""
     for rows in (n + n % 2 for n in EDGES):
         data = standard(rng, rows, 6, dtype, mean=-2)
@@ -176,6 +176,25 @@ def test_offsets(op, offset, rng):
         for dtype in (np.float32, np.float64):
             data = standard(rng, rows, count, dtype, offset * signs)
             spread_problem(op, data, rng).check(f"{rows} x {count} {dtype.__name__}")
+
+
+PATTERNS = {
+    "few values": lambda rng, rows, count: rng.integers(0, 4, (rows, count)),
+    "two values": lambda rng, rows, count: rng.integers(0, 2, (rows, count)),
+    "ramp": lambda rng, rows, count: np.tile(np.arange(count), (rows, 1)),
+    "sorted": lambda rng, rows, count: np.sort(rng.standard_normal((rows, count)), axis=1),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+@every_operation
+def test_patterns(op, pattern, rng):
+    """Of standard deviation 1, at an offset that leaves them few digits."""
+    for rows, count in COUNTS:
+        data = pattern(rng, rows, count).astype(np.float64)
+        data -= data.mean(1, keepdims=True)
+        data /= np.maximum(data.std(1, keepdims=True), 0.1)  # two values may be all the same
+        spread_problem(op, (data + 1e4).astype(np.float32), rng).check(f"{rows} x {count}")
 
 
 @pytest.mark.parametrize("offset", [0, 10])

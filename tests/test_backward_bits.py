@@ -25,9 +25,9 @@ from helpers import (
     misaligned,
     normal,
     placed,
-    settings,
     strided,
 )
+from schedules import settings
 from test_layouts import LAYOUTS
 
 # Work that is just enough for threads, huge rows, few channels, maps of 7 by 7, short rows.

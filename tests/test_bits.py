@@ -25,9 +25,8 @@ from helpers import (
     every_operation,
     misaligned,
     normal,
-    settings,
-    use_schedule,
 )
+from schedules import settings, use_schedule
 
 # (N, C, S) for channels, (N, S) or (N, C, S) for axes; most of them are just enough for threads
 SHAPES = [

@@ -92,7 +92,7 @@ def check(op: Operation, x: np.ndarray, **arguments: Any) -> None:
 
 @every_operation
 @every_dtype
-def test_lengths_around_the_widths_of_vectors_and_tiles(op, dtype, tier, rng):
+def test_lengths_around_the_widths_of_vectors_and_blocks(op, dtype, tier, rng):
     for n in EDGES:
         for shape in shapes_around(op, n):
             x = normal(rng, shape, dtype, mean=3)

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import itertools
 
-from helpers import (
-    DTYPES,
-    OPERATIONS,
-    assert_same_bits,
-    every_dtype,
-    every_operation,
-    schedules,
-    tiers_and_schedules,
-)
+import pytest
+from helpers import DTYPES, OPERATIONS, assert_same_bits, every_dtype, every_operation
 from paths import paths
+from schedules import schedules, tiers_and_schedules
 
 import fastnorm
 from fastnorm import _core
 
 
+# UNTIL THE CORE HAS THEM
+@pytest.mark.skipif(not _core.kernel_names(), reason="this core has no table of names")
+# UNTIL HERE
 def test_every_kernel_is_called():
     fastnorm.set_num_threads(1)
     _core.trace_kernels(True)
     try:
         for op, dtype in itertools.product(OPERATIONS, DTYPES.values()):
-            for path, _ in itertools.product(paths(op, dtype), schedules()):
-                path.outcome()
+            for path in paths(op, dtype):
+                for _ in schedules():
+                    path.outcome()
         called = set(_core.kernels_called())
     finally:
         _core.trace_kernels(False)
+    assert _core.kernel_names()
     never = set(_core.kernel_names()) - called
     assert not never, "a problem that reaches it belongs in `paths`"
 

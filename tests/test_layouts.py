@@ -31,10 +31,9 @@ from helpers import (
     misaligned,
     normal,
     scattered,
-    schedules,
     strided,
-    use_schedule,
 )
+from schedules import schedules, use_schedule
 
 import fastnorm
 from fastnorm._arguments import converted

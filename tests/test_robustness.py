@@ -18,9 +18,9 @@ from helpers import (
     normal,
     run_python,
     strided,
-    use_schedule,
 )
 from paths import THREADED_SIZES, paths
+from schedules import use_schedule
 
 import fastnorm
 

@@ -12,18 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers import (
-    Array,
-    assert_guarded,
-    assert_same_bits,
-    every_dtype,
-    guarded,
-    normal,
-    placed,
-    schedules,
-    settings,
-    use_schedule,
-)
+from helpers import Array, assert_guarded, assert_same_bits, every_dtype, guarded, normal, placed
+from schedules import schedules, settings, use_schedule
 
 import fastnorm
 

@@ -11,18 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers import (
-    Array,
-    assert_guarded,
-    assert_same_bits,
-    every_dtype,
-    guarded,
-    normal,
-    placed,
-    schedules,
-    settings,
-    use_schedule,
-)
+from helpers import Array, assert_guarded, assert_same_bits, every_dtype, guarded, normal, placed
+from schedules import schedules, settings, use_schedule
 from test_sets import LONG, OFFSETS, SHORT, TOGETHER, gapped, parameters
 
 import fastnorm
