@@ -192,7 +192,7 @@ INLINE void strip_finish(const Plan *plan, Strip *s, double n, const double *res
 /* From a statistic to what is applied: with weight and bias where they vary along the row. */
 typedef struct {
     real hi, factor, term;
-    int exceptional;
+    int64_t exceptional;
 } ColumnCoef;
 
 INLINE ColumnCoef column_coef(double mean, double rest, double rstd, double weight, double bias) {
@@ -200,14 +200,13 @@ INLINE ColumnCoef column_coef(double mean, double rest, double rstd, double weig
     const real hi = (real)mean;
     const double lo = (mean - (double)hi) + rest;
     return (ColumnCoef){hi, (real)factor, (real)(bias - lo * factor),
-                        no_room(rstd) | (rstd == 0) | no_room(factor) |
-                            ((mean < 0 ? -mean : mean) > MEAN_MOST)};
+                        no_room_for_stat(mean, rstd) | no_room(factor)};
 }
 
-INLINE int strip_plain_coefs(Strip *s, const real *restrict weight, const real *restrict bias) {
+INLINE int64_t strip_plain_coefs(Strip *s, const real *restrict weight, const real *restrict bias) {
     const double *restrict mean = s->mean, *restrict rest = s->rest, *restrict rstd = s->rstd;
     real *restrict hi = s->hi, *restrict factor = s->factor, *restrict term = s->term;
-    int exceptional = 0;
+    int64_t exceptional = 0;
     for (ptrdiff_t i = 0; i < s->width; i++) {
         const ColumnCoef c = column_coef(mean[i], rest[i], rstd[i], weight ? (double)weight[i] : 1,
                                          bias ? (double)bias[i] : 0);

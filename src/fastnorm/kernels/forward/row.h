@@ -158,25 +158,6 @@ INLINE void row_put(const int how, real *to, line result) {
         line_store(to, result);
 }
 
-/* The line at i, or its first n elements. */
-INLINE void row_apply_line(const int how, const RowApply *a, const real *x, real *to, ptrdiff_t i,
-                           ptrdiff_t n, const RowCoefs *c) {
-    const line none = {0};
-    const int part = n < LINE;
-    const line e = part ? line_load_part(x, n) : line_load(x);
-    line weight = none, bias = none;
-    if (how & ACROSS) {
-        weight = part ? line_load_part(a->weight + i, n) : line_load(a->weight + i);
-        if (how & CENTRE)
-            bias = part ? line_load_part(a->bias + i, n) : line_load(a->bias + i);
-    }
-    const line r = row_result(how, e, c, weight, bias);
-    if (part && !(how & STAGED))
-        line_store_part(to, r, n);
-    else
-        row_put(how, to, r);
-}
-
 typedef struct {
     line d, dd;
 } RowSums;
@@ -192,79 +173,115 @@ INLINE void row_add_line(const int how, const real *x, ptrdiff_t n, line scale, 
     s->dd = line_fma(d, d, s->dd);
 }
 
+/* What one segment needs: elements, where results go, and n <= SEGMENT. */
+typedef struct {
+    const real *x, *measured;
+    real *to;
+    const real *weight, *bias;
+    ptrdiff_t n, prefetch_bytes;
+} RowSegment;
+
+/* The line at i, or its first n elements. */
+INLINE void row_apply_line(const int how, const RowSegment *g, ptrdiff_t i, ptrdiff_t n,
+                           const RowCoefs *c) {
+    const line none = {0};
+    const int part = n < LINE;
+    const line e = part ? line_load_part(g->x + i, n) : line_load(g->x + i);
+    line weight = none, bias = none;
+    if (how & ACROSS) {
+        weight = part ? line_load_part(g->weight + i, n) : line_load(g->weight + i);
+        if (how & CENTRE)
+            bias = part ? line_load_part(g->bias + i, n) : line_load(g->bias + i);
+    }
+    const line r = row_result(how, e, c, weight, bias);
+    if (part && !(how & STAGED))
+        line_store_part(g->to + i, r, n);
+    else
+        row_put(how, g->to + i, r);
+}
+
+/* The line at i of a segment, or its first n elements: summed by chain, and applied. */
+INLINE void row_step(const int how, const RowSegment *g, ptrdiff_t i, ptrdiff_t n,
+                     const RowCoefs *c, const RowCoefs *scaling, RowSums *s) {
+    if (how & MEASURE) {
+        if (how & (STREAMED | STAGED) && !(how & CONVERT))
+            __builtin_prefetch((const char *)(g->measured + i) + g->prefetch_bytes, 0, 3);
+        row_add_line(how, g->measured + i, n, scaling->factor, scaling->term, s);
+    }
+    if (how & APPLY)
+        row_apply_line(how, g, i, n, c);
+}
+
+INLINE RowSums row_segment(const int how, const RowSegment *g, const RowCoefs *c,
+                           const RowCoefs *scaling) {
+    const line zero = {0};
+    RowSums s[CHAINS] = {{zero, zero}, {zero, zero}};
+    const ptrdiff_t n = g->n;
+    ptrdiff_t i = 0;
+    for (; i + 2 * LINE <= n; i += 2 * LINE) {
+        row_step(how, g, i, LINE, c, scaling, &s[0]);
+        row_step(how, g, i + LINE, LINE, c, scaling, &s[1]);
+    }
+    if (i + LINE <= n) {
+        row_step(how, g, i, LINE, c, scaling, &s[0]);
+        i += LINE;
+        if (i < n)
+            row_step(how, g, i, n - i, c, scaling, &s[1]);
+    } else if (i < n) {
+        row_step(how, g, i, n - i, c, scaling, &s[0]);
+    }
+    if (how & MEASURE) {
+        if (how & CENTRE)
+            s[0].d = line_add(s[0].d, s[1].d);
+        s[0].dd = line_add(s[0].dd, s[1].dd);
+    }
+    return s[0];
+}
+
 INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, real *tiles,
                       int dtype, ptrdiff_t n) {
     const line zero = {0};
-    RowCoefs c = {zero, zero, zero};
-    line scale = zero, shift = zero, d = zero, dd = zero;
-    real *to = NULL;
-    if (how & APPLY) {
-        c = (RowCoefs){line_splat(a->hi), line_splat(a->factor), line_splat(a->term)};
-        to = a->to;
-    }
-    if (how & MEASURE) {
-        scale = line_splat(m->scale);
-        shift = line_splat(m->shift);
-    }
-    for (ptrdiff_t start = 0; start < n;) {
-        const ptrdiff_t length = MIN(n - start, SEGMENT);
-        const real *x = NULL, *measured = NULL;
-        RowSums s[CHAINS] = {{zero, zero}, {zero, zero}};
+    const RowCoefs c = {line_splat(a->hi), line_splat(a->factor), line_splat(a->term)};
+    const RowCoefs scaling = {zero, line_splat(m->scale), line_splat(m->shift)};
+    RowSums total = {zero, zero};
+    RowSegment g = {.to = a->to, .prefetch_bytes = m->prefetch_bytes};
+    for (ptrdiff_t start = 0; start < n; start += SEGMENT) {
+        g.n = MIN(n - start, SEGMENT);
         if (how & MEASURE) {
-            measured = m->from.x + start;
+            g.measured = m->from.x + start;
             if (how & CONVERT && m->from.raw) {
-                load_elements(dtype, m->from.raw + 2 * start, tiles, length);
-                measured = tiles;
+                load_elements(dtype, m->from.raw + 2 * start, tiles, g.n);
+                g.measured = tiles;
             }
         }
         if (how & APPLY) {
-            x = a->from.x + start;
+            g.x = a->from.x + start;
             if (how & CONVERT && a->from.raw) {
-                load_elements(dtype, a->from.raw + 2 * start, tiles + SEGMENT, length);
-                x = tiles + SEGMENT;
+                load_elements(dtype, a->from.raw + 2 * start, tiles + SEGMENT, g.n);
+                g.x = tiles + SEGMENT;
+            }
+            if (how & ACROSS) {
+                g.weight = a->weight + start;
+                g.bias = a->bias + start;
             }
         }
-#define STEP(chain, i, n)                                                                          \
-    do {                                                                                           \
-        if (how & MEASURE) {                                                                       \
-            if (how & (STREAMED | STAGED) && !(how & CONVERT))                                     \
-                __builtin_prefetch((const char *)(measured + (i)) + m->prefetch_bytes, 0, 3);      \
-            row_add_line(how, measured + (i), n, scale, shift, &s[chain]);                         \
-        }                                                                                          \
-        if (how & APPLY)                                                                           \
-            row_apply_line(how, a, x + (i), to + (i), start + (i), n, &c);                         \
-    } while (0)
-        ptrdiff_t i = 0;
-        for (; i + 2 * LINE <= length; i += 2 * LINE) {
-            STEP(0, i, LINE);
-            STEP(1, i + LINE, LINE);
-        }
-        if (i + LINE <= length) {
-            STEP(0, i, LINE);
-            i += LINE;
-            if (i < length)
-                STEP(1, i, length - i);
-        } else if (i < length) {
-            STEP(0, i, length - i);
-        }
-#undef STEP
+        const RowSums s = row_segment(how, &g, &c, &scaling);
         if (how & MEASURE) {
             if (how & CENTRE)
-                d = line_add(d, line_add(s[0].d, s[1].d));
-            dd = line_add(dd, line_add(s[0].dd, s[1].dd));
+                total.d = line_add(total.d, s.d);
+            total.dd = line_add(total.dd, s.dd);
         }
         if (how & APPLY)
-            to = how & STAGED ? sink_put(a->sink, length) : to + length;
-        start += length;
+            g.to = how & STAGED ? sink_put(a->sink, g.n) : g.to + g.n;
     }
     if (how & MEASURE) {
         if (m->add) {
-            d = line_add(*m->d, d);
-            dd = line_add(*m->dd, dd);
+            total.d = line_add(*m->d, total.d);
+            total.dd = line_add(*m->dd, total.dd);
         }
         if (how & CENTRE)
-            *m->d = d;
-        *m->dd = dd;
+            *m->d = total.d;
+        *m->dd = total.dd;
     }
 }
 
@@ -274,17 +291,14 @@ INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, rea
  * for each set. */
 INLINE unsigned row_moments(const Plan *plan, Batch *b, double n, double *m2) {
     const double floor = square_floor(plan->eps) * n, share = 1 / n;
-    unsigned doubtful = 0;
-    int flags[BATCH];
+    int64_t flags[BATCH];
     for (int j = 0; j < BATCH; j++) {
         const double s1 = b->sum[0][j], s2 = b->sum[1][j], d = s1 * share, left = s2 - s1 * d;
         m2[j] = left < 0 ? 0 : left;
         b->mean[j] = two_sum((double)b->pivot[j], d * (double)b->unscale[j], &b->rest[j]);
         flags[j] = (s1 * d > 0.5 * s2) | !(s2 - s2 == 0) | (s2 < floor);
     }
-    for (int j = 0; j < (int)b->count; j++)
-        doubtful |= (unsigned)flags[j] << j;
-    return doubtful;
+    return flagged_sets(b, flags);
 }
 
 /* Statistics of a batch whose sets are one chunk each. */
@@ -311,36 +325,35 @@ INLINE void row_set_stat(Batch *b, int j, const Stat *s) {
 #define MOST BY_TYPE(FACTOR_MOST_F32, FACTOR_MOST_F64)
 #define MEAN_MOST BY_TYPE(MEAN_MOST_F32, MEAN_MOST_F64)
 
-/* No room for a factor in the arithmetic; a NaN has. */
-INLINE int no_room(double factor) {
-    const double a = factor < 0 ? -factor : factor;
+/* No room for a factor in the arithmetic, or for a statistic; a NaN has. */
+INLINE int64_t no_room(double factor) {
+    const double a = fabs(factor);
     return (a > MOST) | ((a < LEAST) & (a != 0));
+}
+
+INLINE int64_t no_room_for_stat(double mean, double rstd) {
+    return no_room(rstd) | (rstd == 0) | (fabs(mean) > MEAN_MOST);
 }
 
 /* The statistic alone, where weight and bias vary along the run or there are none. */
 INLINE unsigned row_coefs(Batch *b) {
-    unsigned exceptional = 0;
-    int flags[BATCH];
+    int64_t flags[BATCH];
     for (int j = 0; j < BATCH; j++) {
         const real hi = (real)b->mean[j];
-        const double lo = (b->mean[j] - (double)hi) + b->rest[j], mean = b->mean[j];
+        const double lo = (b->mean[j] - (double)hi) + b->rest[j];
         b->hi[j] = hi;
         b->factor[j] = (real)b->rstd[j];
         b->term[j] = (real)(-lo * b->rstd[j]);
-        flags[j] = no_room(b->rstd[j]) | (b->rstd[j] == 0) |
-                   ((mean < 0 ? -mean : mean) > MEAN_MOST);
+        flags[j] = no_room_for_stat(b->mean[j], b->rstd[j]);
     }
-    for (int j = 0; j < (int)b->count; j++)
-        exceptional |= (unsigned)flags[j] << j;
-    return exceptional;
+    return flagged_sets(b, flags);
 }
 
 /* With the weight and bias of the run, `param` being that of the first set's. */
 NOINLINE unsigned row_coefs_of_run(const Plan *plan, Batch *b, ptrdiff_t param) {
     const real *weight = plan->weight, *bias = plan->bias;
-    unsigned exceptional = 0;
     double w[BATCH], v[BATCH];
-    int flags[BATCH];
+    int64_t flags[BATCH];
     for (int j = 0; j < BATCH; j++) {
         const ptrdiff_t k = param + MIN(j, b->count - 1) * b->step.param;
         w[j] = weight ? (double)weight[k] : 1;
@@ -348,17 +361,14 @@ NOINLINE unsigned row_coefs_of_run(const Plan *plan, Batch *b, ptrdiff_t param) 
     }
     for (int j = 0; j < BATCH; j++) {
         const real hi = (real)b->mean[j];
-        const double lo = (b->mean[j] - (double)hi) + b->rest[j], mean = b->mean[j];
+        const double lo = (b->mean[j] - (double)hi) + b->rest[j];
         const double factor = b->rstd[j] * w[j];
         b->hi[j] = hi;
         b->factor[j] = (real)factor;
         b->term[j] = (real)(v[j] - lo * factor);
-        flags[j] = no_room(b->rstd[j]) | (b->rstd[j] == 0) | no_room(factor) |
-                   ((mean < 0 ? -mean : mean) > MEAN_MOST);
+        flags[j] = no_room_for_stat(b->mean[j], b->rstd[j]) | no_room(factor);
     }
-    for (int j = 0; j < (int)b->count; j++)
-        exceptional |= (unsigned)flags[j] << j;
-    return exceptional;
+    return flagged_sets(b, flags);
 }
 
 #endif

@@ -77,4 +77,15 @@ NOINLINE void batch_add_lanes(Batch *b, int k, int from, int to) {
         b->sum[k][j] += (double)total[j];
 }
 
+/* A bit for each set whose flag is set. */
+INLINE unsigned flagged_sets(const Batch *b, const int64_t *flags) {
+    int64_t any = 0;
+    unsigned bits = 0;
+    for (int j = 0; j < BATCH; j++)
+        any |= flags[j];
+    for (int j = 0; __builtin_expect(any != 0, 0) && j < (int)b->count; j++)
+        bits |= (unsigned)(flags[j] != 0) << j;
+    return bits;
+}
+
 #endif

@@ -23,6 +23,7 @@ typedef struct {
     Sink sink;
     ptrdiff_t size;       /* bytes of an element */
     int resident;         /* a batch is converted once */
+    int short_rows;       /* sets are one segment each */
     int per_run;          /* coefficients change from run to run */
     ptrdiff_t close;      /* pieces that are added in float32 */
     ptrdiff_t prefetch_bytes;
@@ -43,6 +44,8 @@ INLINE void range_begin(Range *r, const Job *job, char *arena) {
     r->arena = (RowsArena *)arena;
     r->size = ELEMENT_BYTES(plan->dtype);
     r->resident = piece_count(rows) == 1 && rows->batch * rows->length <= TILE;
+    r->short_rows = piece_count(rows) == 1 && rows->length <= SEGMENT &&
+                    (plan->dtype == REAL_DTYPE || r->resident);
     r->per_run = !plan->along && has_param(&rows->runs);
     r->close = MAX(1, LEVEL / up(MIN(rows->length, rows->piece), SEGMENT));
     r->prefetch_bytes = AHEAD_BYTES;
@@ -128,9 +131,69 @@ typedef struct {
 
 typedef void Pass(Range *r, Batch *applied, Batch *measured, const Span *span);
 
+/* Sets of one segment each, which little must be done for: their addresses are evenly spaced. */
+INLINE void short_rows_pass(const int how, Range *r, Batch *applied, Batch *measured,
+                            const Span *span) {
+    const RowsPlan *rows = &r->plan->rows;
+    const line zero = {0};
+    const int from = span->from;
+    PieceWalk piece;
+    RowApply a = {0};
+    RowMeasure m = {0};
+    pieces_at(&piece, rows, 0, r->size);
+    if (how & MEASURE)
+        measure_of(how, r, measured, &piece, from, 0, &m);
+    if (how & APPLY)
+        apply_of(how, r, applied, &piece, from, &a);
+    const ptrdiff_t bytes = how & CONVERT ? rows->length * (ptrdiff_t)sizeof(real) : 0;
+    const ptrdiff_t x_step = how & APPLY ? bytes ? bytes : applied->step.x : 0;
+    const ptrdiff_t measured_step = how & MEASURE ? bytes ? bytes : measured->step.x : 0;
+    const ptrdiff_t y_step = how & APPLY ? applied->step.y : 0;
+    const ptrdiff_t param_step = how & ACROSS && how & APPLY ? applied->step.param : 0;
+    RowSegment g = {a.from.x, m.from.x, a.to, a.weight, a.bias, rows->length, m.prefetch_bytes};
+    for (int j = from; j < span->to; j++) {
+        RowCoefs c = {zero, zero, zero}, scaling = c;
+        if (how & APPLY)
+            c = (RowCoefs){line_splat(applied->hi[j]), line_splat(applied->factor[j]),
+                           line_splat(applied->term[j])};
+        if (how & MEASURE) {
+            scaling.factor = line_splat(measured->scale[j]);
+            scaling.term = line_splat(measured->shift[j]);
+        }
+        const RowSums s = row_segment(how, &g, &c, &scaling);
+        if (how & MEASURE) {
+            if (how & CENTRE)
+                measured->lanes[0][j] = s.d;
+            measured->lanes[1][j] = s.dd;
+            g.measured = (const real *)((const char *)g.measured + measured_step);
+        }
+        if (how & APPLY) {
+            g.x = (const real *)((const char *)g.x + x_step);
+            g.weight += param_step;
+            g.bias += param_step;
+            if (how & STAGED) {
+                g.to = sink_put(&r->sink, g.n);
+                if (j + 1 < span->to && y_step != g.n * r->size)
+                    g.to = sink_at(&r->sink, output_of(r, applied, &piece, j + 1));
+            } else {
+                g.to = (real *)((char *)g.to + y_step);
+            }
+        }
+    }
+}
+
 INLINE void rows_pass(const int how, Range *r, Batch *applied, Batch *measured, const Span *span) {
     ptrdiff_t open = 0;
     PieceWalk piece;
+    if (r->short_rows && (how & MEASURE || !applied->exceptional)) {
+        short_rows_pass(how, r, applied, measured, span);
+        if (how & MEASURE) {
+            if (how & CENTRE)
+                batch_add_lanes(measured, 0, span->from, span->to);
+            batch_add_lanes(measured, 1, span->from, span->to);
+        }
+        return;
+    }
     pieces_at(&piece, &r->plan->rows, span->first, r->size);
     for (ptrdiff_t i = span->first; i < span->last; i++) {
         if (how & APPLY && !(how & ACROSS) && r->per_run)

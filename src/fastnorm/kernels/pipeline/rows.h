@@ -55,7 +55,7 @@ NOINLINE void chunk_fix(int how, Range *r, Batch *b, const RowChunk *c, int j, M
     if (how & CENTRE && s2 - s2 == 0 && pivot_is_far(c->n, s1, s2)) {
         Range own = *r;
         Batch one;
-        own.resident = 0;
+        own.resident = own.short_rows = 0;
         one.count = 1;
         one.at = b->at;
         one.step = b->step;
@@ -246,7 +246,7 @@ static void rows_measure(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t
     Direction d;
     range_begin(&r, job, arena);
     forward_rows(&d, r.plan);
-    r.resident = 0;
+    r.resident = r.short_rows = 0;
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
     for (ptrdiff_t i = first; i < last; i++) {
@@ -267,9 +267,11 @@ static void rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t l
     Cursor sets;
     range_begin(&r, job, arena);
     forward_rows(&d, r.plan);
-    r.resident = 0;
+    r.resident = r.short_rows = 0;
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
+    if (r.plan->dtype == REAL_DTYPE)
+        r.short_rows = piece_count(rows) == 1 && rows->length <= SEGMENT;
     /* Backwards: what was measured last is still in the cache. */
     const ptrdiff_t end = r.plan->sets.count * rows->chunks;
     const ptrdiff_t from = job->given ? first : end - last, to = job->given ? last : end - first;
