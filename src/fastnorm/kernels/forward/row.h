@@ -24,7 +24,7 @@ INLINE void samples_of(const Plan *plan, ptrdiff_t first, ptrdiff_t last, Sample
     pieces_at(&walk, &plan->rows, first, size);
     const ptrdiff_t length = walk.length, spare = MAX(length - LINE, 0);
     s->length = MIN(length, LINE);
-    s->count = pieces >= 4 || length >= 8 * LINE ? 4 : length >= 2 * LINE ? 2 : 1;
+    s->count = pieces >= 4 || length >= 8 * LINE ? 4 : length >= 4 * LINE ? 2 : 1;
     for (int k = 0; k < s->count; k++) {
         const ptrdiff_t step = s->count == 4 ? spare / 3 * k : spare * k;
         if (pieces >= 4)
@@ -45,20 +45,31 @@ INLINE line sample_at(int how, const Plan *plan, const char *x, ptrdiff_t n) {
     return how & CENTRE ? r : line_abs(r);
 }
 
-/* The sum of the sampled lines, but of four the two in the middle, lane by lane: a pivot far from
- * most elements because of a few would cost the sums of squares digits. */
-INLINE line sample_of(int how, const Plan *plan, const char *x, const Samples *s) {
-    line r = sample_at(how, plan, x + s->at[0], s->length);
-    if (s->count == 1)
-        return r;
-    line least = r, most = r;
-    for (int k = 1; k < s->count; k++) {
-        const line e = sample_at(how, plan, x + s->at[k], s->length);
-        r = line_add(r, e);
-        least = line_min(least, e);
-        most = line_max(most, e);
+/* Samples of all sets of a batch, as lanes; of four lines the two in the middle, lane by lane: a pivot
+ * far from most elements because of a few would cost the sums of squares digits. */
+INLINE void sample_sets(const int how, const Plan *plan, Batch *b, const Samples *s) {
+    const char *x = plan->x + b->at.x;
+    const ptrdiff_t step = b->step.x, next = b->count * step, n = s->length;
+    for (int j = 0; j < (int)b->count; j++, x += step) {
+        line r = sample_at(how, plan, x + s->at[0], n);
+        if (how & (STREAMED | STAGED)) /* of the next batch */
+            for (int k = 0; k < s->count; k++)
+                __builtin_prefetch(x + next + s->at[k], 0, 3);
+        if (s->count == 2)
+            r = line_add(r, sample_at(how, plan, x + s->at[1], n));
+        if (s->count == 4) {
+            line least = r, most = r;
+            UNROLL
+            for (int k = 1; k < 4; k++) {
+                const line e = sample_at(how, plan, x + s->at[k], n);
+                r = line_add(r, e);
+                least = line_min(least, e);
+                most = line_max(most, e);
+            }
+            r = line_sub(line_sub(r, least), most);
+        }
+        b->lanes[0][j] = r;
     }
-    return s->count == 4 ? line_sub(line_sub(r, least), most) : r;
 }
 
 /* 2 to the power that brings a sampled mean near 1; 1 if it is near enough.  And its inverse. */
@@ -98,9 +109,15 @@ INLINE real without_low_digits(real p) {
 NOINLINE void choose_pivots(const Plan *plan, const int how, Batch *b, const Samples *s) {
     _Alignas(LINE_BYTES) real sum[BATCH];
     const real share = 1 / (real)(MIN(s->count, 2) * s->length);
-    for (int j = 0; j < (int)b->count; j++) {
-        const char *x = plan->x + b->at.x + j * b->step.x;
-        b->lanes[0][j] = sample_of(how, plan, x, s);
+    switch (how & (CENTRE | CONVERT)) {
+    case CENTRE:
+        sample_sets(CENTRE | STREAMED, plan, b, s);
+        break;
+    case 0:
+        sample_sets(STREAMED, plan, b, s);
+        break;
+    default:
+        sample_sets(how, plan, b, s);
     }
     if (b->count == 1)
         reduce_lines(1, b->lanes[0], sum);
