@@ -190,12 +190,15 @@ INLINE void row_add_line(const int how, const real *x, ptrdiff_t n, line scale, 
     s->dd = line_fma(d, d, s->dd);
 }
 
+INLINE int has_seams(const int how) { return how & STREAMED && how & STAGED; }
+
 /* What one segment needs: elements, where results go, and n <= SEGMENT. */
 typedef struct {
     const real *x, *measured;
     real *to;
     const real *weight, *bias;
     ptrdiff_t n, prefetch_bytes;
+    ptrdiff_t applied; /* seams: elements that are applied, whole lines */
 } RowSegment;
 
 /* The line at i, or its first n elements. */
@@ -217,6 +220,17 @@ INLINE void row_apply_line(const int how, const RowSegment *g, ptrdiff_t i, ptrd
         row_put(how, g->to + i, r);
 }
 
+/* Of a run with seams, n elements from i on, less than a line. */
+INLINE void row_apply_end(const int how, const RowApply *a, char *y, ptrdiff_t i, ptrdiff_t n,
+                          const RowCoefs *c) {
+    const RowSegment g = {.x = a->from.x + i,
+                          .to = sink_at(a->sink, y + i * (ptrdiff_t)sizeof(real)),
+                          .weight = a->weight + i,
+                          .bias = a->bias + i};
+    row_apply_line(how & ~STREAMED, &g, 0, n, c);
+    sink_put(a->sink, n);
+}
+
 /* The line at i of a segment, or its first n elements: summed by chain, and applied. */
 INLINE void row_step(const int how, const RowSegment *g, ptrdiff_t i, ptrdiff_t n,
                      const RowCoefs *c, const RowCoefs *scaling, RowSums *s) {
@@ -225,7 +239,7 @@ INLINE void row_step(const int how, const RowSegment *g, ptrdiff_t i, ptrdiff_t 
             __builtin_prefetch((const char *)(g->measured + i) + g->prefetch_bytes, 0, 3);
         row_add_line(how, g->measured + i, n, scaling->factor, scaling->term, s);
     }
-    if (how & APPLY)
+    if (how & APPLY && (!has_seams(how) || i < g->applied))
         row_apply_line(how, g, i, n, c);
 }
 
@@ -262,6 +276,15 @@ INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, rea
     const RowCoefs scaling = {zero, line_splat(m->scale), line_splat(m->shift)};
     RowSums total = {zero, zero};
     RowSegment g = {.to = a->to, .prefetch_bytes = m->prefetch_bytes};
+    ptrdiff_t head = 0, lines = 0;
+    if (has_seams(how) && how & APPLY) {
+        head = (LINE_BYTES - (ptrdiff_t)((uintptr_t)a->to % LINE_BYTES)) % LINE_BYTES /
+               (ptrdiff_t)sizeof(real);
+        lines = (n - head) / LINE * LINE;
+        if (head)
+            row_apply_end(how, a, (char *)a->to, 0, head, &c);
+        g.to += head;
+    }
     for (ptrdiff_t start = 0; start < n; start += SEGMENT) {
         g.n = MIN(n - start, SEGMENT);
         if (how & MEASURE) {
@@ -272,14 +295,15 @@ INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, rea
             }
         }
         if (how & APPLY) {
-            g.x = a->from.x + start;
+            g.x = a->from.x + head + start;
+            g.applied = MIN(lines - start, SEGMENT);
             if (how & CONVERT && a->from.raw) {
                 load_elements(dtype, a->from.raw + 2 * start, tiles + SEGMENT, g.n);
                 g.x = tiles + SEGMENT;
             }
             if (how & ACROSS) {
-                g.weight = a->weight + start;
-                g.bias = a->bias + start;
+                g.weight = a->weight + head + start;
+                g.bias = a->bias + head + start;
             }
         }
         const RowSums s = row_segment(how, &g, &c, &scaling);
@@ -289,8 +313,10 @@ INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, rea
             total.dd = line_add(total.dd, s.dd);
         }
         if (how & APPLY)
-            g.to = how & STAGED ? sink_put(a->sink, g.n) : g.to + g.n;
+            g.to = how & STAGED && !has_seams(how) ? sink_put(a->sink, g.n) : g.to + g.n;
     }
+    if (has_seams(how) && how & APPLY && head + lines < n)
+        row_apply_end(how, a, (char *)a->to, head + lines, n - head - lines, &c);
     if (how & MEASURE) {
         if (m->add) {
             total.d = line_add(*m->d, total.d);
@@ -354,7 +380,7 @@ INLINE int64_t no_room_for_stat(double mean, double rstd) {
 
 /* The statistic alone, where weight and bias vary along the run or there are none. */
 INLINE unsigned row_coefs(Batch *b) {
-    int64_t flags[BATCH];
+    int64_t flags[BATCH] = {0};
     for (int j = 0; j < BATCH; j++) {
         const real hi = (real)b->mean[j];
         const double lo = (b->mean[j] - (double)hi) + b->rest[j];
@@ -369,14 +395,15 @@ INLINE unsigned row_coefs(Batch *b) {
 /* With the weight and bias of the run, `param` being that of the first set's. */
 NOINLINE unsigned row_coefs_of_run(const Plan *plan, Batch *b, ptrdiff_t param) {
     const real *weight = plan->weight, *bias = plan->bias;
+    const int sets = b->count == 1 ? 1 : BATCH;
     double w[BATCH], v[BATCH];
-    int64_t flags[BATCH];
-    for (int j = 0; j < BATCH; j++) {
+    int64_t flags[BATCH] = {0};
+    for (int j = 0; j < sets; j++) {
         const ptrdiff_t k = param + MIN(j, b->count - 1) * b->step.param;
         w[j] = weight ? (double)weight[k] : 1;
         v[j] = bias ? (double)bias[k] : 0;
     }
-    for (int j = 0; j < BATCH; j++) {
+    for (int j = 0; j < sets; j++) {
         const real hi = (real)b->mean[j];
         const double lo = (b->mean[j] - (double)hi) + b->rest[j];
         const double factor = b->rstd[j] * w[j];

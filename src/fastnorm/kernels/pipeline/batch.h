@@ -16,7 +16,7 @@ enum {
     CENTRE = 4,     /* subtract the mean */
     ACROSS = 8,      /* parameters vary along the run */
     STREAMED = 16,  /* Store of the results; none of the two: CACHED */
-    STAGED = 32,
+    STAGED = 32,    /* with STREAMED: seams */
     CONVERT = 64,   /* elements are not of the arithmetic's type */
     BACKWARD = 128,
     FROZEN = 256    /* backward: the statistics do not depend on x */

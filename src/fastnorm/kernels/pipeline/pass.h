@@ -106,7 +106,7 @@ INLINE void apply_of(const int how, Range *r, const Batch *b, const PieceWalk *p
     }
     char *y = output_of(r, b, piece, j);
     a->sink = &r->sink;
-    a->to = how & STAGED ? sink_at(&r->sink, y) : (real *)y;
+    a->to = how & STAGED && !has_seams(how) ? sink_at(&r->sink, y) : (real *)y;
 }
 
 NOINLINE void apply_exceptional(const Range *r, const Batch *b, const PieceWalk *piece, int j) {

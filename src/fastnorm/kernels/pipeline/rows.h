@@ -143,6 +143,7 @@ INLINE int rows_how(const Plan *plan) {
     return (plan->centre ? CENTRE : 0) | (plan->along && plan->weight ? ACROSS : 0) |
            (plan->store == STORE_STREAM   ? STREAMED
             : plan->store == STORE_STAGED ? STAGED
+            : plan->store == STORE_SEAMS  ? STREAMED | STAGED
                                           : 0) |
            (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }

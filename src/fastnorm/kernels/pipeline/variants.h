@@ -6,6 +6,7 @@
     PASSES_OF_STORE(name##_cached, how)                                                            \
     PASSES_OF_STORE(name##_streamed, (how) | STREAMED)                                             \
     PASSES_OF_STORE(name##_staged, (how) | STAGED)
+#define PASSES_OF_SEAMS(name, how) PASSES_OF_STORE(name##_seams, (how) | STREAMED | STAGED)
 #ifdef ARITHMETIC_F64
 #define PASSES_CONVERTED(name, how)
 #define PASS_CONVERTED(name, how)
@@ -20,6 +21,10 @@ PASSES(rms, 0)
 PASSES(rms_across, ACROSS)
 PASSES(centred, CENTRE)
 PASSES(centred_across, CENTRE | ACROSS)
+PASSES_OF_SEAMS(rms, 0)
+PASSES_OF_SEAMS(rms_across, ACROSS)
+PASSES_OF_SEAMS(centred, CENTRE)
+PASSES_OF_SEAMS(centred_across, CENTRE | ACROSS)
 PASS_MEASURE(rms_measure, 0)
 PASS_MEASURE(centred_measure, CENTRE)
 
@@ -37,4 +42,5 @@ PASS_MEASURE(grad_centred_across_measure, BACKWARD | CENTRE | ACROSS)
 #undef PASS_CONVERTED
 #undef PASSES_CONVERTED
 #undef PASSES_OF
+#undef PASSES_OF_SEAMS
 #undef PASSES_OF_STORE

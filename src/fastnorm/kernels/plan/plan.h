@@ -73,7 +73,8 @@ typedef enum { ROWS, COLUMNS } Family;
 typedef enum {
     STORE_CACHED, /* by ordinary stores, where they belong */
     STORE_STREAM, /* whole lines, past the cache */
-    STORE_STAGED  /* by way of a buffer, which leaves by whole lines */
+    STORE_STAGED, /* by way of a buffer, which leaves by whole lines */
+    STORE_SEAMS   /* whole lines of a run past the cache, its ends by way of the buffer */
 } Store;
 
 typedef struct {

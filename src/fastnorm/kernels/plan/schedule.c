@@ -44,6 +44,13 @@ static int stores_whole_lines(const Plan *plan, ptrdiff_t strip) {
            plan->columns.last_width == plan->columns.width && nest_keeps_lines(&plan->columns.rows);
 }
 
+/* Whether runs are so long that most of their lines are whole. */
+static int has_seams(const Job *job) {
+    const Plan *plan = &job->plan;
+    return features_on(FEATURE_SEAMS) && !job->is_backward && plan->family == ROWS &&
+           plan->rows.length * element_bytes(plan) > SEAMS_ABOVE_BYTES;
+}
+
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {
     Plan *plan = &job->plan;
     double bytes = (double)arrays * (double)element_bytes(plan) * (double)plan->count;
@@ -57,7 +64,7 @@ static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t stri
     else if (streams && stores_whole_lines(plan, strip))
         plan->store = STORE_STREAM;
     else if (streams && features_on(FEATURE_STAGE))
-        plan->store = STORE_STAGED;
+        plan->store = has_seams(job) ? STORE_SEAMS : STORE_STAGED;
     else
         plan->stream = 0;
 }
