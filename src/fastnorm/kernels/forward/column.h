@@ -268,16 +268,24 @@ INLINE void strip_apply_line(const int how, int rows, const AppliedRows *a, cons
 
 INLINE void strip_apply_rows(const int how, int rows, const AppliedRows *a, const Strip *s,
                              ptrdiff_t width) {
+    const int ends = has_seams(how) ? how & ~(STREAMED | STAGED) : how;
     ptrdiff_t i = 0;
+    if (has_seams(how)) {
+        i = (LINE_BYTES - (ptrdiff_t)((uintptr_t)a->to[0] % LINE_BYTES)) % LINE_BYTES /
+            (ptrdiff_t)sizeof(real);
+        i = MIN(i, width);
+        if (i > 0)
+            strip_apply_line(ends, rows, a, s, 0, i);
+    }
     for (; i + LINE <= width; i += LINE)
         strip_apply_line(how, rows, a, s, i, LINE);
     if (i < width)
-        strip_apply_line(how, rows, a, s, i, width - i);
+        strip_apply_line(ends, rows, a, s, i, width - i);
 }
 
 #define APPLY_ROWS(name, how)                                                                      \
     NOINLINE void name(int rows, const AppliedRows *a, const Strip *s, ptrdiff_t width) {          \
-        if (rows == ROWS_ABREAST && !((how) & STAGED))                                             \
+        if (rows == ROWS_ABREAST && (how) != (((how) & ~STREAMED) | STAGED))                       \
             strip_apply_rows(how, ROWS_ABREAST, a, s, width);                                      \
         else                                                                                       \
             strip_apply_rows(how, 1, a, s, width);                                                 \
@@ -285,7 +293,8 @@ INLINE void strip_apply_rows(const int how, int rows, const AppliedRows *a, cons
 #define APPLY_ROWS_OF(name, how)                                                                   \
     APPLY_ROWS(name##_cached, how)                                                                 \
     APPLY_ROWS(name##_streamed, (how) | STREAMED)                                                  \
-    APPLY_ROWS(name##_staged, (how) | STAGED)
+    APPLY_ROWS(name##_staged, (how) | STAGED)                                                      \
+    APPLY_ROWS(name##_seams, (how) | STREAMED | STAGED)
 APPLY_ROWS_OF(apply_rms, 0)
 APPLY_ROWS_OF(apply_rms_across, ACROSS)
 APPLY_ROWS_OF(apply_centred, CENTRE)
@@ -297,7 +306,10 @@ typedef void ApplyRows(int rows, const AppliedRows *a, const Strip *s, ptrdiff_t
 
 INLINE ApplyRows *apply_rows_for(int how) {
 #define STORES(name)                                                                               \
-    (how & STREAMED ? name##_streamed : how & STAGED ? name##_staged : name##_cached)
+    (has_seams(how)   ? name##_seams                                                               \
+     : how & STREAMED ? name##_streamed                                                            \
+     : how & STAGED   ? name##_staged                                                              \
+                      : name##_cached)
     if (how & CENTRE)
         return how & ACROSS ? STORES(apply_centred_across) : STORES(apply_centred);
     return how & ACROSS ? STORES(apply_rms_across) : STORES(apply_rms);

@@ -239,6 +239,8 @@ INLINE void row_step(const int how, const RowSegment *g, ptrdiff_t i, ptrdiff_t 
             __builtin_prefetch((const char *)(g->measured + i) + g->prefetch_bytes, 0, 3);
         row_add_line(how, g->measured + i, n, scaling->factor, scaling->term, s);
     }
+    if (!(how & MEASURE) && how & STREAMED)
+        __builtin_prefetch((const char *)(g->x + i) + AHEAD_BYTES, 0, 3);
     if (how & APPLY && (!has_seams(how) || i < g->applied))
         row_apply_line(how, g, i, n, c);
 }

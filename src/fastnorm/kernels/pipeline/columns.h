@@ -17,12 +17,15 @@ typedef struct {
     Moments *moments, *merged; /* of sets: of a chunk, of all so far */
     Sink sink;
     ptrdiff_t size, ahead;
-    int abreast;
+    int abreast, alike; /* several rows at a time; rows begin at the same place of a line */
     ApplyRows *apply_rows;
 } ColumnRange;
 
 INLINE int columns_store(const Plan *plan) {
-    return plan->store == STORE_STREAM ? STREAMED : plan->store == STORE_STAGED ? STAGED : 0;
+    return plan->store == STORE_STREAM   ? STREAMED
+           : plan->store == STORE_STAGED ? STAGED
+           : plan->store == STORE_SEAMS  ? STREAMED | STAGED
+                                         : 0;
 }
 
 INLINE int columns_how(const Plan *plan) {
@@ -55,6 +58,7 @@ INLINE char *columns_begin(ColumnRange *r, const Job *job, char *arena, ptrdiff_
     r->stage = strip_array(&arena, (STAGE_ROOM + room) * sizeof(real));
     r->size = ELEMENT_BYTES(r->plan->dtype);
     r->abreast = features_on(FEATURE_ABREAST);
+    r->alike = inner_step(&r->plan->columns.rows).y % LINE_BYTES == 0;
     r->ahead = 0;
     r->apply_rows = apply_rows_for(columns_how(r->plan));
     sink_begin(&r->sink, r->plan, r->stage);
@@ -213,12 +217,14 @@ NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBloc
                               ptrdiff_t block_param, const char *base, char *out) {
     const Plan *plan = r->plan;
     const real *weight = plan->weight, *bias = plan->bias;
+    const int staged = how & STAGED && !(how & STREAMED);
     ptrdiff_t stride;
     const char *x = how & CONVERT
                         ? row_block_elements(how, plan, b, base, 0, r->tile, &stride)
                         : NULL;
     for (int k = 0; k < b->count;) {
-        const int rows = !(how & STAGED) && !s->exceptional && r->abreast &&
+        const int rows = !staged && !s->exceptional && r->abreast &&
+                                 (!(how & STAGED) || r->alike) &&
                                  b->count - k >= ROWS_ABREAST
                              ? ROWS_ABREAST
                              : 1;
@@ -227,14 +233,14 @@ NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBloc
             const Place *at = &b->at[k + i];
             const ptrdiff_t param = block_param + at->param;
             a.x[i] = (const real *)(how & CONVERT ? x + (k + i) * stride : base + at->x);
-            if (!(how & STAGED))
+            if (!staged)
                 a.to[i] = (real *)(out + at->y);
             if (how & ACROSS) {
                 a.weight[i] = line_splat(weight ? weight[param] : 1);
                 a.bias[i] = line_splat(bias ? bias[param] : 0);
             }
         }
-        if (how & STAGED)
+        if (staged)
             a.to[0] = sink_at(&r->sink, out + b->at[k].y);
         if (__builtin_expect(s->exceptional != 0, 0)) {
             row_exceptions(r, s, base + b->at[k].x, b->width, block_param + b->at[k].param);
@@ -245,7 +251,7 @@ NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBloc
         } else {
             r->apply_rows(rows, &a, s, b->width);
         }
-        if (how & STAGED)
+        if (staged)
             sink_put(&r->sink, b->width);
         k += rows;
     }

@@ -150,7 +150,13 @@ INLINE void short_rows_pass(const int how, Range *r, Batch *applied, Batch *meas
     const ptrdiff_t measured_step = how & MEASURE ? bytes ? bytes : measured->step.x : 0;
     const ptrdiff_t y_step = how & APPLY ? applied->step.y : 0;
     const ptrdiff_t param_step = how & ACROSS && how & APPLY ? applied->step.param : 0;
-    RowSegment g = {a.from.x, m.from.x, a.to, a.weight, a.bias, rows->length, m.prefetch_bytes};
+    RowSegment g = {.x = a.from.x,
+                    .measured = m.from.x,
+                    .to = a.to,
+                    .weight = a.weight,
+                    .bias = a.bias,
+                    .n = rows->length,
+                    .prefetch_bytes = m.prefetch_bytes};
     for (int j = from; j < span->to; j++) {
         RowCoefs c = {zero, zero, zero}, scaling = c;
         if (how & APPLY)

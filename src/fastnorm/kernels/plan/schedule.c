@@ -45,10 +45,11 @@ static int stores_whole_lines(const Plan *plan, ptrdiff_t strip) {
 }
 
 /* Whether runs are so long that most of their lines are whole. */
-static int has_seams(const Job *job) {
+static int has_seams(const Job *job, ptrdiff_t strip) {
     const Plan *plan = &job->plan;
-    return features_on(FEATURE_SEAMS) && !job->is_backward && plan->family == ROWS &&
-           plan->rows.length * element_bytes(plan) > SEAMS_ABOVE_BYTES;
+    const ptrdiff_t run = plan->family == ROWS ? plan->rows.length : strip;
+    return features_on(FEATURE_SEAMS) && !job->is_backward &&
+           run * element_bytes(plan) > SEAMS_ABOVE_BYTES;
 }
 
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {
@@ -64,7 +65,7 @@ static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t stri
     else if (streams && stores_whole_lines(plan, strip))
         plan->store = STORE_STREAM;
     else if (streams && features_on(FEATURE_STAGE))
-        plan->store = has_seams(job) ? STORE_SEAMS : STORE_STAGED;
+        plan->store = has_seams(job, MIN(strip, plan->columns.width)) ? STORE_SEAMS : STORE_STAGED;
     else
         plan->stream = 0;
 }
