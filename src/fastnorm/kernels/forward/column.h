@@ -180,7 +180,7 @@ INLINE void strip_finish(const Plan *plan, Strip *s, double n, const double *res
         const double scale = (double)scales[k], inverse = (double)unscale[k];                      \
         const double var = m2[i] * share;                                                          \
         out[i] = var * inverse * inverse;                                                          \
-        rstd[i] = scale / sqrt(var + scaled_eps(eps, scale));                                      \
+        rstd[i] = rstd_of(var, scale, out[i], eps);                                                \
     }
     if (group == 1)
         STRIP_FINISH(i)

@@ -294,7 +294,7 @@ INLINE void row_finish(const Plan *plan, Batch *b, double n, const double *m2) {
         const double scale = (double)b->scale[j], inverse = (double)b->unscale[j];
         const double var = m2[j] * share;
         b->var[j] = var * inverse * inverse;
-        b->rstd[j] = scale / sqrt(var + scaled_eps(plan->eps, scale));
+        b->rstd[j] = rstd_of(var, scale, b->var[j], plan->eps);
     }
 }
 
