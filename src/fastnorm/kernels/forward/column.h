@@ -199,7 +199,7 @@ INLINE ColumnCoef column_coef(double mean, double rest, double rstd, double weig
     const double factor = rstd * weight;
     const real hi = (real)mean;
     const double lo = (mean - (double)hi) + rest;
-    return (ColumnCoef){hi, (real)factor, (real)(bias - lo * factor),
+    return (ColumnCoef){hi, (real)factor, term_without_subnormals(bias - lo * factor, weight),
                         no_room(rstd) | (rstd == 0) | no_room(factor) |
                             ((mean < 0 ? -mean : mean) > MEAN_MOST)};
 }

@@ -309,12 +309,20 @@ INLINE void row_set_stat(Batch *b, int j, const Stat *s) {
 
 #define LEAST BY_TYPE(FACTOR_LEAST_F32, FACTOR_LEAST_F64)
 #define MOST BY_TYPE(FACTOR_MOST_F32, FACTOR_MOST_F64)
+#define FACTOR_NORMAL BY_TYPE(FACTOR_NORMAL_F32, FACTOR_NORMAL_F64)
 #define MEAN_MOST BY_TYPE(MEAN_MOST_F32, MEAN_MOST_F64)
 
 /* No room for a factor in the arithmetic; a NaN has. */
 INLINE int no_room(double factor) {
     const double a = factor < 0 ? -factor : factor;
     return (a > MOST) | ((a < LEAST) & (a != 0));
+}
+
+/* A subnormal term takes processors long, in each element.  One that weighs less than half a unit of
+ * the weight can go. */
+INLINE real term_without_subnormals(double term, double weight) {
+    const double size = term < 0 ? -term : term, unit = weight < 0 ? -weight : weight;
+    return (size < FACTOR_NORMAL) & (size <= BY_TYPE(0x1p-24, 0x1p-53) * unit) ? 0 : (real)term;
 }
 
 /* The statistic alone, where weight and bias vary along the run or there are none. */
@@ -352,7 +360,7 @@ NOINLINE unsigned row_coefs_of_run(const Plan *plan, Batch *b, ptrdiff_t param) 
         const double factor = b->rstd[j] * w[j];
         b->hi[j] = hi;
         b->factor[j] = (real)factor;
-        b->term[j] = (real)(v[j] - lo * factor);
+        b->term[j] = term_without_subnormals(v[j] - lo * factor, w[j]);
         flags[j] = no_room(b->rstd[j]) | (b->rstd[j] == 0) | no_room(factor) |
                    ((mean < 0 ? -mean : mean) > MEAN_MOST);
     }

@@ -173,12 +173,20 @@ void exceptional_grad_sums(const Job *job, const ElementPair *e, ptrdiff_t n,
     for (ptrdiff_t i = 0; i < n; i++) {
         const double xhat =
             exceptional_xhat(element_at(dtype, e->x + i * size), e->mean, 0, e->rstd);
-        const double g = element_at(dtype, e->grad + i * size) *
-                         param_at(dtype, params->weight, i * params->step, 1);
+        const double shrink = sums->beyond == SHRUNK ? GRAD_SHRINK : 1;
+        const double g = element_at(dtype, e->grad + i * size) * shrink *
+                         (param_at(dtype, params->weight, i * params->step, 1) * shrink);
         sums->g += g;
         sums->gx += g * xhat;
         sums->x += job->plan.centre ? xhat : 0;
     }
+}
+
+double exceptional_dx(double grad, double weight, double xhat, double rstd, const GradStat *s) {
+    if (s->beyond != SHRUNK)
+        return ((grad * weight - s->g) - xhat * s->gx) * rstd;
+    const double dx = (grad * GRAD_SHRINK * (weight * GRAD_SHRINK) - s->g) - xhat * s->gx;
+    return rstd > 1 ? grad_unshrink(dx) * rstd : dx * (rstd / GRAD_SHRINK) / GRAD_SHRINK;
 }
 
 void exceptional_grad_apply(const Job *job, const ElementPair *e, char *dx, ptrdiff_t n,
@@ -187,9 +195,13 @@ void exceptional_grad_apply(const Job *job, const ElementPair *e, char *dx, ptrd
     const ptrdiff_t size = element_bytes(dtype);
     for (ptrdiff_t i = 0; i < n; i++) {
         const double xhat =
-            exceptional_xhat(element_at(dtype, e->x + i * size), e->mean, 0, e->rstd) - s->shift;
-        const double g = element_at(dtype, e->grad + i * size) *
-                         param_at(dtype, params->weight, i * params->step, 1);
-        element_put(dtype, dx + i * size, ((g - s->g) - xhat * s->gx) * e->rstd);
+            job->backward.frozen
+                ? 0 /* of which dx has nothing */
+                : exceptional_xhat(element_at(dtype, e->x + i * size), e->mean, 0, e->rstd) -
+                      s->shift;
+        element_put(dtype, dx + i * size,
+                    exceptional_dx(element_at(dtype, e->grad + i * size),
+                                   param_at(dtype, params->weight, i * params->step, 1), xhat,
+                                   e->rstd, s));
     }
 }
