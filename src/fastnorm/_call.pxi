@@ -180,6 +180,10 @@ cdef int threads_for(ptrdiff_t elements) noexcept:
 
 # ---- forward ----
 
+# Calls round to nearest and keep subnormals in all that they do, conversions and statistics
+# included, whatever the caller has set: fp_enter stands around each direction once.  Threads do the
+# same for their work (run_range).
+
 cdef cnp.ndarray complete_parameter(cnp.ndarray p, cnp.ndarray other, bint needed, double value):
     """Where weight and bias vary along the run, the kernels read both: ones, or zeros."""
     if p is not None or other is None or not needed:
@@ -309,16 +313,18 @@ cdef object run_with_stats(Call *call, cnp.ndarray x, int code, cnp.ndarray weig
                            cnp.ndarray bias, object out, bint return_stats, int ndim,
                            cnp.npy_intp *shape):
     """Run, and return the statistics as well, of this shape, if they are wanted."""
+    cdef unsigned long environment = fp_enter()
     call.stats = NULL
     call.stats_count = 0
-    if not return_stats:
-        return run(call, x, code, weight, bias, out)
     try:
+        if not return_stats:
+            return run(call, x, code, weight, bias, out)
         make_stats(call, cnp.PyArray_MultiplyList(shape, ndim))
         y = run(call, x, code, weight, bias, out)
         return with_stats(call, y, code, ndim, shape)
     finally:
         free(call.stats)
+        fp_leave(environment)
 
 
 # ---- backward ----
@@ -354,13 +360,24 @@ cdef tuple run_backward(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, c
                         cnp.ndarray rstd, cnp.ndarray weight, bint frozen, object out, int ndim,
                         cnp.npy_intp *shape):
     """dx (out, or a new array), dweight and dbias, whose shape is given."""
+    cdef unsigned long environment
+    if cnp.PyArray_SIZE(x) == 0:
+        return (new_like(x) if out is None else out,
+                zeros(ndim, shape, code), zeros(ndim, shape, code))
+    environment = fp_enter()
+    try:
+        return differentiate(call, grad, x, code, mean, rstd, weight, frozen, out, ndim, shape)
+    finally:
+        fp_leave(environment)
+
+
+cdef tuple differentiate(Call *call, cnp.ndarray grad, cnp.ndarray x, int code, cnp.ndarray mean,
+                         cnp.ndarray rstd, cnp.ndarray weight, bint frozen, object out, int ndim,
+                         cnp.npy_intp *shape):
     cdef Job job
     cdef Order order
     cdef cnp.ndarray y, source, result, w, m, r
     cdef ptrdiff_t total = cnp.PyArray_SIZE(x), params = cnp.PyArray_MultiplyList(shape, ndim)
-    if total == 0:
-        result = new_like(x) if out is None else <cnp.ndarray> out
-        return result, zeros(ndim, shape, code), zeros(ndim, shape, code)
     if out is not None and not (
         may_store(<cnp.ndarray> out, mean, False) and may_store(<cnp.ndarray> out, rstd, False)
     ):

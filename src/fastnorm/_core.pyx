@@ -244,6 +244,7 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
     cdef ptrdiff_t samples, count = 0
     cdef cnp.npy_intp shape[2]   # of the statistics of samples
     cdef double share
+    cdef unsigned long environment
     cdef bint has_running = running_mean is not None or running_var is not None
 
     channel = check_channel_axis(channel_axis, a, 3 if per_sample else 2, per_sample)
@@ -271,6 +272,7 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
     call.centre = True
     call.stats = NULL
     call.stats_count = 0
+    environment = fp_enter()
     try:
         if not measure:
             use_running(&call, running_mean, running_var)
@@ -286,6 +288,7 @@ def channel_norm(x, running_mean, running_var, weight, bias, bint measure, momen
         return with_stats(&call, y, code, 1 + per_sample, &shape[0 if per_sample else 1])
     finally:
         free(call.stats)
+        fp_leave(environment)
 
 
 def group_norm(x, num_groups, weight, bias, eps, channel_axis, out, bint return_stats):

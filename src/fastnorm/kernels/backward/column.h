@@ -79,18 +79,8 @@ NOINLINE void strip_given(const Job *job, Strip *s, ptrdiff_t stat) {
         s->is_exceptional[i] = (unsigned char)(no_room((double)rstd[at]) |
                                                ((m < 0 ? -(double)m : (double)m) > MEAN_MOST));
         s->exceptional += s->is_exceptional[i];
+        s->beyond[c.set] = WITHIN;
     }
-}
-
-INLINE int strip_grad_coef(Strip *s, ptrdiff_t i, const GradStat *stat, double rstd, double weight,
-                           int across) {
-    const double of_x = -stat->gx * rstd;
-    const double factor = across ? of_x : of_x * rstd, of_grad = rstd * weight;
-    s->xhat_shift[i] = (real)-stat->shift;
-    s->of_grad[i] = (real)of_grad;
-    s->factor[i] = (real)factor;
-    s->term[i] = (real)(across ? -stat->g * rstd : -stat->g * rstd - of_x * stat->shift);
-    return no_room(of_grad) | no_room(factor);
 }
 
 /* From statistics of sets, `stats` being that of the strip's first, to columns. */
@@ -100,10 +90,13 @@ NOINLINE void strip_grad_coefs(const Job *job, Strip *s, const GradStat *stats, 
     column_at(&c, plan, s);
     for (ptrdiff_t i = 0; i < s->width; i++, column_next(&c, plan)) {
         const double weight = plan->along ? grad_weight(job, param + c.param) : 1;
-        const int odd = strip_grad_coef(s, i, &stats[c.set], s->rstd[c.set], weight,
-                                        !plan->along);
-        s->exceptional += odd && !s->is_exceptional[i];
-        s->is_exceptional[i] |= (unsigned char)odd;
+        const GradCoef coef = grad_coef(&stats[c.set], s->rstd[c.set], weight, !plan->along);
+        s->xhat_shift[i] = coef.xhat_shift;
+        s->of_grad[i] = coef.of_grad;
+        s->factor[i] = coef.factor;
+        s->term[i] = coef.term;
+        s->exceptional += coef.exceptional && !s->is_exceptional[i];
+        s->is_exceptional[i] |= (unsigned char)coef.exceptional;
     }
     /* Exceptional columns take no part in the sums across a row: their xhat is 0. */
     for (ptrdiff_t i = 0; s->exceptional && i < s->width; i++)

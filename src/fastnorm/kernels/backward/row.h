@@ -16,7 +16,7 @@ typedef struct {
 } GradMeasure;
 
 /* dx = grad * of_grad + (x - hi) * factor + term; ACROSS:
- * dx = grad * rstd * weight + xhat * factor + term, where xhat = (x - hi) * rstd + xhat_shift. */
+ * dx = grad * weight * rstd + xhat * factor + term, where xhat = (x - hi) * rstd + xhat_shift. */
 typedef struct {
     Elems x, grad;
     real hi, rstd, xhat_shift, of_grad, factor, term;
@@ -67,7 +67,8 @@ INLINE line grad_result(const int how, line x, line g, line weight, const GradCo
     *xhat = how & CENTRE ? line_fma(d, c->rstd, c->xhat_shift) : line_mul(d, c->rstd);
     const line rest =
         how & CENTRE ? line_fma(*xhat, c->factor, c->term) : line_mul(*xhat, c->factor);
-    return line_fma(line_mul(g, c->rstd), weight, rest);
+    /* The sums say of g * weight whether it has room, of no other product. */
+    return line_fma(line_mul(g, weight), c->rstd, rest);
 }
 
 INLINE void grad_apply_line(const int how, const GradApply *a, const real *x, const real *g,
@@ -166,16 +167,31 @@ INLINE void grad_row_piece(const int how, const GradApply *a, const GradMeasure 
     }
 }
 
-/* From the statistic of set j to what dx is made with; weight 1 where weights vary along the run.
- * Returns whether there is no room for it. */
-INLINE int grad_set_coefs(Batch *b, int j, const GradStat *s, double weight, int across) {
-    const double rstd = (double)b->scale[j], of_x = -s->gx * rstd;
+typedef struct {
+    real xhat_shift, of_grad, factor, term;
+    int exceptional;
+} GradCoef;
+
+/* From the statistic of a set to what dx is made with; weight 1 where weights vary inside the set.
+ * A factor that is no normal number has lost digits, all of them if it has become zero. */
+INLINE GradCoef grad_coef(const GradStat *s, double rstd, double weight, int across) {
+    const double of_x = -s->gx * rstd;
     const double factor = across ? of_x : of_x * rstd, of_grad = rstd * weight;
-    b->xhat_shift[j] = (real)-s->shift;
-    b->of_grad[j] = (real)of_grad;
-    b->factor[j] = (real)factor;
-    b->term[j] = (real)(across ? -s->g * rstd : -s->g * rstd - of_x * s->shift);
-    return no_room(of_grad) | no_room(factor);
+    const double size = factor < 0 ? -factor : factor;
+    const int lost = (size < FACTOR_NORMAL) & (s->gx != 0);
+    return (GradCoef){(real)-s->shift, (real)of_grad, (real)factor,
+                      (real)(across ? -s->g * rstd : -s->g * rstd - of_x * s->shift),
+                      no_room(of_grad) | (size > MOST) | lost | (s->beyond != WITHIN)};
+}
+
+/* The same of set j of a batch; returns whether it is exceptional. */
+INLINE int grad_set_coefs(Batch *b, int j, const GradStat *s, double weight, int across) {
+    const GradCoef c = grad_coef(s, (double)b->scale[j], weight, across);
+    b->xhat_shift[j] = c.xhat_shift;
+    b->of_grad[j] = c.of_grad;
+    b->factor[j] = c.factor;
+    b->term[j] = c.term;
+    return c.exceptional;
 }
 
 #endif

@@ -180,7 +180,7 @@ INLINE void strip_finish(const Plan *plan, Strip *s, double n, const double *res
         const double scale = (double)scales[k], inverse = (double)unscale[k];                      \
         const double var = m2[i] * share;                                                          \
         out[i] = var * inverse * inverse;                                                          \
-        rstd[i] = scale / sqrt(var + scaled_eps(eps, scale));                                      \
+        rstd[i] = rstd_of(var, scale, out[i], eps);                                                \
     }
     if (group == 1)
         STRIP_FINISH(i)
@@ -199,7 +199,7 @@ INLINE ColumnCoef column_coef(double mean, double rest, double rstd, double weig
     const double factor = rstd * weight;
     const real hi = (real)mean;
     const double lo = (mean - (double)hi) + rest;
-    return (ColumnCoef){hi, (real)factor, (real)(bias - lo * factor),
+    return (ColumnCoef){hi, (real)factor, term_without_subnormals(bias - lo * factor, weight),
                         no_room_for_stat(mean, rstd) | no_room(factor)};
 }
 

@@ -353,7 +353,7 @@ INLINE void row_finish(const Plan *plan, Batch *b, double n, const double *m2) {
         const double scale = (double)b->scale[j], inverse = (double)b->unscale[j];
         const double var = m2[j] * share;
         b->var[j] = var * inverse * inverse;
-        b->rstd[j] = scale / sqrt(var + scaled_eps(plan->eps, scale));
+        b->rstd[j] = rstd_of(var, scale, b->var[j], plan->eps);
     }
 }
 
@@ -368,6 +368,7 @@ INLINE void row_set_stat(Batch *b, int j, const Stat *s) {
 
 #define LEAST BY_TYPE(FACTOR_LEAST_F32, FACTOR_LEAST_F64)
 #define MOST BY_TYPE(FACTOR_MOST_F32, FACTOR_MOST_F64)
+#define FACTOR_NORMAL BY_TYPE(FACTOR_NORMAL_F32, FACTOR_NORMAL_F64)
 #define MEAN_MOST BY_TYPE(MEAN_MOST_F32, MEAN_MOST_F64)
 
 /* No room for a factor in the arithmetic, or for a statistic; a NaN has. */
@@ -378,6 +379,13 @@ INLINE int64_t no_room(double factor) {
 
 INLINE int64_t no_room_for_stat(double mean, double rstd) {
     return no_room(rstd) | (rstd == 0) | (fabs(mean) > MEAN_MOST);
+}
+
+/* A subnormal term takes processors long, in each element.  One that weighs less than half a unit of
+ * the weight can go. */
+INLINE real term_without_subnormals(double term, double weight) {
+    const double size = fabs(term), unit = fabs(weight);
+    return (size < FACTOR_NORMAL) & (size <= BY_TYPE(0x1p-24, 0x1p-53) * unit) ? 0 : (real)term;
 }
 
 /* The statistic alone, where weight and bias vary along the run or there are none. */
@@ -411,7 +419,7 @@ NOINLINE unsigned row_coefs_of_run(const Plan *plan, Batch *b, ptrdiff_t param) 
         const double factor = b->rstd[j] * w[j];
         b->hi[j] = hi;
         b->factor[j] = (real)factor;
-        b->term[j] = (real)(v[j] - lo * factor);
+        b->term[j] = term_without_subnormals(v[j] - lo * factor, w[j]);
         flags[j] = no_room_for_stat(b->mean[j], b->rstd[j]) | no_room(factor);
     }
     return flagged_sets(b, flags);

@@ -28,6 +28,7 @@ typedef struct {
     ptrdiff_t set, count; /* the number of the first, in the order of Plan.sets; sets */
     Place at, step;  /* of the first, and to the next */
     unsigned exceptional; /* a bit for each set */
+    int beyond[BATCH];    /* backward: of the sums */
     /* sums: of pieces, by lanes; of sets */
     _Alignas(LINE_BYTES) line lanes[SUMS][BATCH];
     double sum[SUMS][BATCH];

@@ -57,7 +57,10 @@ INLINE char *columns_begin(ColumnRange *r, const Job *job, char *arena, ptrdiff_
     r->merged = strip_array(&arena, room * sizeof(Moments));
     r->stage = strip_array(&arena, (STAGE_ROOM + room) * sizeof(real));
     r->size = ELEMENT_BYTES(r->plan->dtype);
-    r->abreast = features_on(FEATURE_ABREAST);
+    /* Streamed results are taken sooner in the order of memory; with parameters to load for each
+     * row, several at a time are even. */
+    r->abreast = features_on(FEATURE_ABREAST) &&
+                 (!r->plan->stream || columns_how(r->plan) & ACROSS);
     r->alike = inner_step(&r->plan->columns.rows).y % LINE_BYTES == 0;
     r->ahead = 0;
     r->apply_rows = apply_rows_for(columns_how(r->plan));

@@ -96,19 +96,23 @@ NOINLINE void grad_sum(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdi
     }
 }
 
-/* The sums of an exceptional column, element by element. */
+/* The sums of columns of which the arithmetic has left the range, and of exceptional columns, element
+ * by element; of the shrunk sets, if `shrunk`. */
 NOINLINE void grad_exceptional_columns(GradColumns *g, const GradTile *t, ptrdiff_t first,
-                                       ptrdiff_t count) {
+                                       ptrdiff_t count, int shrunk) {
     const Job *job = g->base.job;
     const Plan *plan = &job->plan;
     const Strip *s = t->strip;
     Column c;
     column_at(&c, plan, s);
     for (ptrdiff_t i = 0; i < s->width; i++, column_next(&c, plan)) {
-        GradSums sums = {0, 0, 0};
+        const int within = grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]);
+        GradSums sums = {0, 0, 0, shrunk ? SHRUNK : WITHIN};
         Cursor rows;
-        if (!s->is_exceptional[i])
+        if (shrunk ? s->beyond[c.set] != SHRUNK : !s->is_exceptional[i] && within)
             continue;
+        if (!shrunk && !s->is_exceptional[i])
+            s->beyond[c.set] = WIDENED;
         cursor_at(&rows, &plan->columns.rows, first);
         for (ptrdiff_t k = first; k < first + count; k++) {
             const ptrdiff_t offset = i * g->base.size, param = t->block.param + rows.at.param;
@@ -130,13 +134,30 @@ NOINLINE void grad_exceptional_columns(GradColumns *g, const GradTile *t, ptrdif
     }
 }
 
+INLINE int grad_columns_within(const Strip *s) {
+    int within = 1;
+    for (ptrdiff_t i = 0; i < s->width; i++)
+        within &= grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]);
+    return within;
+}
+
 /* All rows of a chunk have been added. */
 INLINE void grad_end_chunk(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdiff_t count) {
+    const Plan *plan = g->base.plan;
     Strip *s = t->strip;
+    memset(s->beyond, WITHIN, (size_t)s->sets);
     if (s->open)
         strip_close(s, 0, SUMS);
-    if (s->exceptional)
-        grad_exceptional_columns(g, t, first, count);
+    if (s->exceptional || !grad_columns_within(s))
+        grad_exceptional_columns(g, t, first, count, 0);
+    if (plan->dtype == F64 && !grad_columns_within(s)) {
+        Column c;
+        column_at(&c, plan, s);
+        for (ptrdiff_t i = 0; i < s->width; i++, column_next(&c, plan))
+            if (!grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]))
+                s->beyond[c.set] = SHRUNK;
+        grad_exceptional_columns(g, t, first, count, 1);
+    }
     if (!grad_by_column(g->base.plan))
         strip_pool(g->base.plan, s, SUMS);
 }
@@ -150,18 +171,20 @@ INLINE void grad_keep_chunk(GradColumns *g, const GradTile *t, ptrdiff_t chunk) 
     GradSums *sums = g->base.job->sums + (t->number * plan->columns.chunks + chunk) * per_block +
                      (by_column ? s->first : s->first_set);
     for (ptrdiff_t i = 0; i < (by_column ? s->width : s->sets); i++)
-        sums[i] = (GradSums){s->total[0][i], s->total[1][i], s->total[2][i]};
+        sums[i] = (GradSums){s->total[0][i], s->total[1][i], s->total[2][i],
+                             s->beyond[by_column ? i / plan->columns.group : i]};
 }
 
 /* Sums of all chunks to statistics, and to what dx is made with. */
 INLINE void grad_strip_finish(GradColumns *g, const GradTile *t) {
     const Job *job = g->base.job;
     Strip *s = t->strip;
-    for (ptrdiff_t set = 0; set < s->sets; set++)
+    for (ptrdiff_t set = 0; set < s->sets; set++) {
+        const GradSums sums = {s->total[0][set], s->total[1][set], s->total[2][set], s->beyond[set]};
         g->stats[set] = job->sums ? grad_finish_column_set(job, t->number, s->first_set + set,
                                                            t->block.param)
-                                  : grad_finish(job, (double)job->plan.count, s->total[0][set],
-                                                s->total[1][set], s->total[2][set]);
+                                  : grad_finish(job, (double)job->plan.count, &sums);
+    }
     strip_grad_coefs(job, s, g->stats, t->block.param);
 }
 
@@ -183,11 +206,13 @@ NOINLINE void grad_row_exceptions(GradColumns *g, const GradTile *t, const Place
                                          : grad_weight(job, t->block.param + c.param);
         const GradStat *stat = &g->stats[c.set];
         const double grad = element_at(plan->dtype, t->grad + row->y + offset);
-        const double xhat = exceptional_xhat(element_at(plan->dtype, t->x + row->x + offset),
-                                             s->mean[c.set], 0, s->rstd[c.set]) -
-                            stat->shift;
-        g->base.exceptional[i] =
-            (real)(((grad * w - stat->g) - xhat * stat->gx) * s->rstd[c.set]);
+        const double xhat =
+            job->backward.frozen
+                ? 0
+                : exceptional_xhat(element_at(plan->dtype, t->x + row->x + offset),
+                                   s->mean[c.set], 0, s->rstd[c.set]) -
+                      stat->shift;
+        g->base.exceptional[i] = (real)exceptional_dx(grad, w, xhat, s->rstd[c.set], stat);
         a->dweight[0] += grad * xhat;
     }
 }
@@ -338,7 +363,7 @@ static void grad_columns_pool(const Job *job, char *arena, ptrdiff_t first, ptrd
         Cursor block;
         cursor_at(&block, &job->plan.sets, i / per_block);
         const GradStat s = grad_finish_column_set(job, i / per_block, i % per_block, block.at.param);
-        job->stats[i] = (Stat){s.shift, s.g, s.gx, 0};
+        job->stats[i] = grad_stat_pack(&s);
     }
 }
 
@@ -357,10 +382,9 @@ static void grad_columns_apply(const Job *job, char *arena, ptrdiff_t first, ptr
         if (known != block * strips + strip) {
             known = block * strips + strip;
             grad_tile_at(&g, &t, &g.base.strip[0], block, strip * c->apply_strip, c->apply_strip);
-            for (ptrdiff_t k = 0; k < t.strip->sets; k++) {
-                const Stat *s = &job->stats[block * c->sets_per_block + t.strip->first_set + k];
-                g.stats[k] = (GradStat){s->mean, s->rest, s->var};
-            }
+            for (ptrdiff_t k = 0; k < t.strip->sets; k++)
+                g.stats[k] = grad_stat_unpack(
+                    &job->stats[block * c->sets_per_block + t.strip->first_set + k]);
             strip_grad_coefs(job, t.strip, g.stats, t.block.param);
         }
         grad_apply(&g, &t, row, MIN(c->apply_rows, c->rows.count - row));

@@ -55,12 +55,11 @@ INLINE ElementPair exceptional_pair(const Range *r, const Batch *b, const PieceW
                          gradient_of(r, b, piece, j), b->mean[j], b->rstd[j]};
 }
 
-/* The sums of set j of a batch in float64, unless they are too large even so. */
-NOINLINE void grad_exceptional_sums(const Range *r, const Batch *b, int j, ptrdiff_t first,
-                                    ptrdiff_t last, GradSums *sums) {
+/* The sums of some pieces of set j of a batch in float64. */
+NOINLINE void grad_exceptional_pieces(const Range *r, const Batch *b, int j, ptrdiff_t first,
+                                      ptrdiff_t last, GradSums *sums) {
     const Plan *plan = r->plan;
     PieceWalk piece;
-    *sums = (GradSums){0, 0, 0};
     pieces_at(&piece, &plan->rows, first, r->size);
     for (ptrdiff_t i = first; i < last; i++) {
         const ElementPair e = exceptional_pair(r, b, &piece, j);
@@ -69,6 +68,17 @@ NOINLINE void grad_exceptional_sums(const Range *r, const Batch *b, int j, ptrdi
         exceptional_grad_sums(r->job, &e, piece.length, &params, sums);
         if (i + 1 < last)
             pieces_next(&piece, r->size);
+    }
+}
+
+/* The same, shrunk if they leave its range. */
+NOINLINE void grad_exceptional_sums(const Range *r, const Batch *b, int j, ptrdiff_t first,
+                                    ptrdiff_t last, GradSums *sums) {
+    *sums = (GradSums){0, 0, 0, b->exceptional >> j & 1 ? WITHIN : WIDENED};
+    grad_exceptional_pieces(r, b, j, first, last, sums);
+    if (r->plan->dtype == F64 && !grad_sums_within(sums->g, sums->gx, sums->x)) {
+        *sums = (GradSums){0, 0, 0, SHRUNK};
+        grad_exceptional_pieces(r, b, j, first, last, sums);
     }
 }
 

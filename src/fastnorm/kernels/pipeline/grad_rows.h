@@ -20,6 +20,7 @@ INLINE void grad_given(const Range *r, Batch *b) {
     const real *mean = backward->mean, *rstd = backward->rstd;
     b->exceptional = 0;
     for (int j = 0; j < (int)b->count; j++) {
+        b->beyond[j] = WITHIN;
         const ptrdiff_t at = b->at.stat + j * b->step.stat;
         const double m = mean ? (double)mean[at] : 0;
         b->hi[j] = mean ? mean[at] : 0;
@@ -40,8 +41,9 @@ static void grad_chunk_begin(int how, Range *r, Batch *b, const RowChunk *c) {
 
 /* The sums of set j of a chunk. */
 INLINE GradSums grad_chunk_sums(const Range *r, const Batch *b, const RowChunk *c, int j) {
-    GradSums sums = {b->sum[0][j], b->sum[1][j], b->sum[2][j]};
-    if (__builtin_expect(b->exceptional >> j & 1, 0) && !r->per_run)
+    GradSums sums = {b->sum[0][j], b->sum[1][j], b->sum[2][j], WITHIN};
+    const int within = grad_sums_within(sums.g, sums.gx, sums.x);
+    if (__builtin_expect((b->exceptional >> j & 1) | !within, 0))
         grad_exceptional_sums(r, b, j, c->first, c->last, &sums);
     return sums;
 }
@@ -49,30 +51,24 @@ INLINE GradSums grad_chunk_sums(const Range *r, const Batch *b, const RowChunk *
 /* Sums are kept where dweight will be made of them, or where a set has several chunks. */
 INLINE int grad_keeps_sums(const Range *r) { return r->job->sums != NULL; }
 
-NOINLINE void grad_exceptional_runs(Range *r, const Batch *b, const RowChunk *c) {
-    const ptrdiff_t pieces = r->plan->rows.pieces;
+/* All runs of a set, which have a weight each, have been added: those that have left the range, or
+ * all of an exceptional set, again. */
+NOINLINE void grad_mend_runs(const Range *r, const Batch *b) {
+    const RowsPlan *rows = &r->plan->rows;
     GradSums *sums = grad_row_sums(r->job, b->set);
-    for (ptrdiff_t i = c->first; i < c->last; i++) {
-        GradSums of_piece;
-        grad_exceptional_sums(r, b, 0, i, i + 1, &of_piece);
-        if (i % pieces == 0)
-            sums[i / pieces] = (GradSums){0, 0, 0};
-        sums[i / pieces].g += of_piece.g;
-        sums[i / pieces].gx += of_piece.gx;
-        sums[i / pieces].x += of_piece.x;
-    }
+    for (ptrdiff_t i = 0; i < rows->runs.count; i++)
+        if (b->exceptional || !grad_sums_within(sums[i].g, sums[i].gx, sums[i].x))
+            grad_exceptional_sums(r, b, 0, i * rows->pieces, (i + 1) * rows->pieces, &sums[i]);
 }
 
 static void grad_chunk_end(int how, Range *r, Batch *b, const RowChunk *c, Moments *merged) {
     (void)how;
     (void)merged;
     if (r->per_run) {
-        if (b->exceptional)
-            grad_exceptional_runs(r, b, c);
+        if (c->last == piece_count(&r->plan->rows))
+            grad_mend_runs(r, b);
         return;
     }
-    if (!grad_keeps_sums(r) && !b->exceptional)
-        return;
     const ptrdiff_t chunk = c->first / r->plan->rows.per_chunk;
     for (int j = 0; j < (int)b->count; j++) {
         const GradSums sums = grad_chunk_sums(r, b, c, j);
@@ -81,16 +77,18 @@ static void grad_chunk_end(int how, Range *r, Batch *b, const RowChunk *c, Momen
         b->sum[0][j] = sums.g;
         b->sum[1][j] = sums.gx;
         b->sum[2][j] = sums.x;
+        b->beyond[j] = sums.beyond;
     }
 }
 
 static void grad_batch_finish(Range *r, Batch *b, const Moments *merged) {
     (void)merged;
-    for (int j = 0; j < (int)b->count; j++)
+    for (int j = 0; j < (int)b->count; j++) {
+        const GradSums sums = {b->sum[0][j], b->sum[1][j], b->sum[2][j], b->beyond[j]};
         b->grad[j] = grad_keeps_sums(r)
                          ? grad_finish_row_set(r->job, b->set + j, b->at.param + j * b->step.param)
-                         : grad_finish(r->job, (double)r->plan->count, b->sum[0][j], b->sum[1][j],
-                                       b->sum[2][j]);
+                         : grad_finish(r->job, (double)r->plan->count, &sums);
+    }
     Cursor run;
     cursor_at(&run, &r->plan->rows.runs, 0);
     for (ptrdiff_t i = 0; i < (r->per_run ? r->plan->rows.runs.count : 1); i++, cursor_next(&run))
@@ -193,17 +191,16 @@ static void grad_rows_pool(const Job *job, char *arena, ptrdiff_t first, ptrdiff
     cursor_at(&set, &job->plan.sets, first);
     for (ptrdiff_t i = first; i < last; i++, cursor_next(&set)) {
         const GradStat s = grad_finish_row_set(job, i, set.at.param);
-        job->stats[i] = (Stat){s.shift, s.g, s.gx, 0};
+        job->stats[i] = grad_stat_pack(&s);
     }
 }
 
 INLINE void grad_take_set(Range *r, Batch *b, ptrdiff_t set) {
-    const Stat *s = &r->job->stats[set];
     Cursor cursor;
     cursor_at(&cursor, &r->plan->sets, set);
     batch_take(b, &cursor, set, 1);
     grad_given(r, b);
-    b->grad[0] = (GradStat){s->mean, s->rest, s->var};
+    b->grad[0] = grad_stat_unpack(&r->job->stats[set]);
     Cursor run;
     cursor_at(&run, &r->plan->rows.runs, 0);
     for (ptrdiff_t i = 0; i < (r->per_run ? r->plan->rows.runs.count : 1); i++, cursor_next(&run))

@@ -22,6 +22,7 @@ typedef struct {
     /* by set */
     double *mean, *rest, *var, *rstd;
     unsigned char *is_exceptional;
+    unsigned char *beyond; /* by set; backward: of the sums */
 } Strip;
 
 /* Bytes for a strip of so many columns. */
@@ -29,8 +30,8 @@ typedef struct {
 #define STRIP_DOUBLES (SUMS + 4)
 static inline size_t strip_bytes(ptrdiff_t columns, size_t real_bytes) {
     const size_t room = (size_t)(up(columns, 16) + 1) * 16;
-    return room * (STRIP_ARRAYS * real_bytes + STRIP_DOUBLES * sizeof(double) + 1) +
-           (STRIP_ARRAYS + STRIP_DOUBLES + 2) * 2 * LINE_BYTES;
+    return room * (STRIP_ARRAYS * real_bytes + STRIP_DOUBLES * sizeof(double) + 2) +
+           (STRIP_ARRAYS + STRIP_DOUBLES + 3) * 2 * LINE_BYTES;
 }
 
 /* Arrays begin with lines, and not all in the same sets of the cache. */
@@ -54,6 +55,7 @@ INLINE char *strip_begin(Strip *s, char *arena, ptrdiff_t columns) {
     for (int k = 0; k < 4; k++)
         *doubles[k] = strip_array(&arena, room * sizeof(double));
     s->is_exceptional = strip_array(&arena, room);
+    s->beyond = strip_array(&arena, room);
     s->exceptional = 0;
     return arena;
 }

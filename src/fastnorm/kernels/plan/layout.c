@@ -211,8 +211,12 @@ int layout_plan(Plan *plan, Order *order, Axis *axes, int n, ptrdiff_t itemsize,
 
     const int any_kept = has_kept(axes, n);
     n = drop_single(axes, n);
-    if (n == 0) /* one element: a batch of one, as far as there is one */
-        axes[n++] = (Axis){.size = 1, .x = itemsize, .y = itemsize, .role = any_kept ? KEPT : 0};
+    if (n == 0) /* one element: a batch of one, or a run of one that is normalised over */
+        axes[n++] = (Axis){.size = 1,
+                           .x = itemsize,
+                           .y = itemsize,
+                           .role = any_kept ? KEPT : PARAM,
+                           .param = !any_kept};
     sort_outermost_first(axes, n);
     if (axes[n - 1].x != itemsize || axes[n - 1].y != itemsize)
         return 0;

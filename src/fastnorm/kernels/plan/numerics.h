@@ -42,8 +42,15 @@ enum {
 #define MEAN_MOST_F32 0x1p102
 #define FACTOR_MOST_F32 0x1p120
 #define FACTOR_LEAST_F32 0x1p-120
+#define FACTOR_NORMAL_F32 0x1p-126
+#define FACTOR_NORMAL_F64 0x1p-1022
 #define MEAN_MOST_F64 0x1p1000
 #define FACTOR_MOST_F64 0x1p1010
 #define FACTOR_LEAST_F64 0x1p-1010
+
+/* Sums of a backward pass beyond this have left the range, or may when they are added up; then the
+ * gradient and the weight are multiplied by the other. */
+#define GRAD_SUM_MOST 0x1p1000
+#define GRAD_SHRINK 0x1p-600
 
 #endif

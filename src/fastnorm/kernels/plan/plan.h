@@ -33,7 +33,15 @@ typedef struct {
  * xhat, and of xhat. */
 typedef struct {
     double g, gx, x;
+    int beyond; /* a Beyond */
 } GradSums;
+
+/* Whether the sums of a backward pass have left the range of the arithmetic. */
+enum Beyond {
+    WITHIN,
+    WIDENED, /* they have been made again in float64, */
+    SHRUNK   /* or of gradient and weight times GRAD_SHRINK each, which float64 needs itself */
+};
 
 /* A loop nest over some axes of the array, outermost first: sizes, strides of the input and the
  * output (bytes), of the parameters and of the statistics (elements). */

@@ -34,8 +34,11 @@ typedef struct {
 
 double exceptional_xhat(double x, double mean, double rest, double rstd);
 
-/* Add n elements to the sums; the weight, of the type of the arithmetic, multiplies the gradient if
- * `params` has one. */
+/* dx of an element; its xhat has the shift of the set subtracted. */
+double exceptional_dx(double grad, double weight, double xhat, double rstd, const GradStat *s);
+
+/* Add n elements to the sums, shrunk if these are; the weight, of the type of the arithmetic,
+ * multiplies the gradient if `params` has one. */
 void exceptional_grad_sums(const Job *job, const ElementPair *e, ptrdiff_t n,
                            const ElementParams *params, GradSums *sums);
 

@@ -6,20 +6,18 @@
 
 GradStat grad_finish_row_set(const Job *job, ptrdiff_t set, ptrdiff_t param) {
     const Plan *plan = &job->plan;
-    GradSums *sums = grad_row_sums(job, set);
-    double g = 0, gx = 0, x = 0;
+    GradSums *sums = grad_row_sums(job, set), total = {0, 0, 0, WITHIN};
     Cursor run;
     const int per_run = has_param(&plan->rows.runs);
     cursor_at(&run, &plan->rows.runs, 0);
     for (ptrdiff_t i = 0; i < job->backward.sums_per_set; i++) {
         const double w = plan->along ? 1 : grad_weight(job, param + (per_run ? run.at.param : 0));
-        g += w * sums[i].g;
-        gx += w * sums[i].gx;
-        x += sums[i].x;
+        const GradSums weighted = grad_sums_weighted(&sums[i], w);
+        grad_sums_add(&total, &weighted);
         if (per_run && i + 1 < job->backward.sums_per_set)
             cursor_next(&run);
     }
-    const GradStat s = grad_finish(job, (double)plan->count, g, gx, x);
+    const GradStat s = grad_finish(job, (double)plan->count, &total);
     for (ptrdiff_t i = 0; i < job->backward.sums_per_set; i++)
         sums[i].gx -= s.shift * sums[i].g;
     return s;
@@ -40,8 +38,8 @@ void grad_reduce_rows(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t la
         cursor_at(&run, &plan->rows.runs, 0);
         for (ptrdiff_t k = 0; k < job->backward.sums_per_set; k++) {
             const ptrdiff_t param = set.at.param + (per_run ? run.at.param : 0);
-            job->dweight[param] += sums[k].gx;
-            job->dbias[param] += sums[k].g;
+            job->dweight[param] += grad_term(&sums[k], sums[k].gx);
+            job->dbias[param] += grad_term(&sums[k], sums[k].g);
             if (per_run && k + 1 < job->backward.sums_per_set)
                 cursor_next(&run);
         }
@@ -70,20 +68,15 @@ GradStat grad_finish_column_set(const Job *job, ptrdiff_t block, ptrdiff_t set, 
     const ColumnsPlan *c = &plan->columns;
     const ptrdiff_t per_block = grad_block_sums(plan), members = grad_by_column(plan) ? c->group : 1;
     GradSums *sums = job->sums + block * c->chunks * per_block + set * members;
-    double g = 0, gx = 0, x = 0;
+    GradSums total = {0, 0, 0, WITHIN};
     for (ptrdiff_t i = 0; i < members; i++) {
-        for (ptrdiff_t k = 1; k < c->chunks; k++) {
-            const GradSums *chunk = sums + k * per_block + i;
-            sums[i].g += chunk->g;
-            sums[i].gx += chunk->gx;
-            sums[i].x += chunk->x;
-        }
-        const double w = plan->along ? grad_weight(job, param + set * members + i) : 1;
-        g += w * sums[i].g;
-        gx += w * sums[i].gx;
-        x += sums[i].x;
+        for (ptrdiff_t k = 1; k < c->chunks; k++)
+            grad_sums_add(&sums[i], &sums[k * per_block + i]);
+        const GradSums weighted = grad_sums_weighted(
+            &sums[i], plan->along ? grad_weight(job, param + set * members + i) : 1);
+        grad_sums_add(&total, &weighted);
     }
-    const GradStat s = grad_finish(job, (double)plan->count, g, gx, x);
+    const GradStat s = grad_finish(job, (double)plan->count, &total);
     for (ptrdiff_t i = 0; i < members; i++)
         sums[i].gx -= s.shift * sums[i].g;
     return s;
@@ -101,8 +94,8 @@ void grad_reduce_columns(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t
     for (ptrdiff_t b = 0; b < job->plan.sets.count; b++, cursor_next(&block)) {
         const GradSums *sums = job->sums + b * c->chunks * per_block;
         for (ptrdiff_t i = 0; i < per_block; i++) {
-            job->dweight[block.at.param + i] += sums[i].gx;
-            job->dbias[block.at.param + i] += sums[i].g;
+            job->dweight[block.at.param + i] += grad_term(&sums[i], sums[i].gx);
+            job->dbias[block.at.param + i] += grad_term(&sums[i], sums[i].g);
         }
     }
 }

@@ -19,18 +19,69 @@
 /* Of a set: how far xhat is off, and the means of g*w and of g*w*xhat. */
 typedef struct {
     double shift, g, gx;
+    int beyond;
 } GradStat;
 
-static inline GradStat grad_finish(const Job *job, double n, double g, double gx, double x) {
+static inline GradStat grad_finish(const Job *job, double n, const GradSums *sums) {
     const double share = 1 / n;
-    GradStat s = {0, 0, 0}; /* of statistics that do not depend on x */
+    GradStat s = {0, 0, 0, WITHIN}; /* of statistics that do not depend on x */
     if (job->backward.frozen)
         return s;
     if (job->plan.centre) {
-        s.shift = x * share;
-        s.g = g * share;
+        s.shift = sums->x * share;
+        s.g = sums->g * share;
     }
-    s.gx = (gx - s.shift * g) * share;
+    s.gx = (sums->gx - s.shift * sums->g) * share;
+    s.beyond = sums->beyond;
+    return s;
+}
+
+/* As stages leave it to each other. */
+static inline Stat grad_stat_pack(const GradStat *s) {
+    return (Stat){s->shift, s->g, s->gx, (double)s->beyond};
+}
+
+static inline GradStat grad_stat_unpack(const Stat *s) {
+    return (GradStat){s->mean, s->rest, s->var, (int)s->rstd};
+}
+
+/* False for a NaN. */
+static inline int grad_sums_within(double g, double gx, double x) {
+    return (g < GRAD_SUM_MOST) & (g > -GRAD_SUM_MOST) & (gx < GRAD_SUM_MOST) &
+           (gx > -GRAD_SUM_MOST) & (x < GRAD_SUM_MOST) & (x > -GRAD_SUM_MOST);
+}
+
+static inline double grad_shrink(double sum) { return sum * GRAD_SHRINK * GRAD_SHRINK; }
+static inline double grad_unshrink(double sum) { return sum / GRAD_SHRINK / GRAD_SHRINK; }
+
+/* What dweight and dbias are made of. */
+static inline double grad_term(const GradSums *sums, double sum) {
+    return sums->beyond == SHRUNK ? grad_unshrink(sum) : sum;
+}
+
+/* Add b's elements to a. */
+static inline void grad_sums_add(GradSums *a, const GradSums *b) {
+    const int shrunk = a->beyond == SHRUNK || b->beyond == SHRUNK;
+    if (shrunk && a->beyond != SHRUNK) {
+        a->g = grad_shrink(a->g);
+        a->gx = grad_shrink(a->gx);
+    }
+    a->g += shrunk && b->beyond != SHRUNK ? grad_shrink(b->g) : b->g;
+    a->gx += shrunk && b->beyond != SHRUNK ? grad_shrink(b->gx) : b->gx;
+    a->x += b->x;
+    a->beyond = MAX(a->beyond, b->beyond);
+}
+
+/* The sums with a weight, which they do not have yet; shrunk, if they leave the range by it. */
+static inline GradSums grad_sums_weighted(const GradSums *sums, double w) {
+    GradSums s = *sums;
+    s.g *= w;
+    s.gx *= w;
+    if (s.beyond != SHRUNK && !grad_sums_within(s.g, s.gx, 0)) {
+        s.g = sums->g * GRAD_SHRINK * (w * GRAD_SHRINK);
+        s.gx = sums->gx * GRAD_SHRINK * (w * GRAD_SHRINK);
+        s.beyond = SHRUNK;
+    }
     return s;
 }
 

@@ -29,20 +29,25 @@ static inline void moments_of_sums(Moments *m, double n, double pivot, double sc
 /* Chan, Golub and LeVeque (1979): add b's elements to a. */
 static inline void moments_merge(Moments *a, const Moments *b) {
     const double n = a->n + b->n, share = b->n / n;
-    const double delta = (b->mean - a->mean) + (b->rest - a->rest);
     const double scale = a->scale < b->scale ? a->scale : b->scale;
-    const double of_a = scale / a->scale, of_b = scale / b->scale, scaled = delta * scale;
-    a->m2 = a->m2 * of_a * of_a + b->m2 * of_b * of_b + scaled * scaled * a->n * share;
+    const double of_a = scale / a->scale, of_b = scale / b->scale;
+    /* Scaled first: means of opposite signs may be farther apart than the range is wide. */
+    const double delta = (b->mean * scale - a->mean * scale) + (b->rest - a->rest) * scale;
+    a->m2 = a->m2 * of_a * of_a + b->m2 * of_b * of_b + delta * delta * a->n * share;
     double rest;
-    a->mean = two_sum(a->mean, a->rest + delta * share, &rest);
+    a->mean = two_sum(a->mean, a->rest + delta * share / scale, &rest);
     a->rest = rest;
     a->scale = scale;
     a->n = n;
 }
 
-/* eps as it is added to a variance of scaled elements. */
-static inline double scaled_eps(double eps, double scale) {
-    return eps == 0 ? 0 : eps * scale * scale;
+/* 1/sqrt(var + eps) from the variance of scaled elements, and the variance itself.  Where a scaled
+ * eps leaves the range, one of the two vanishes beside the other. */
+static inline double rstd_of(double scaled_var, double scale, double var, double eps) {
+    const double sum = scaled_var + eps * scale * scale;
+    const int in_range = (scaled_var > 0) & (sum < INFINITY);
+    const double numerator = in_range ? scale : 1;
+    return numerator / sqrt(in_range ? sum : var + eps);
 }
 
 static inline void moments_finish(const Moments *m, double eps, Stat *s) {
@@ -50,7 +55,7 @@ static inline void moments_finish(const Moments *m, double eps, Stat *s) {
     s->mean = m->mean;
     s->rest = m->rest;
     s->var = var / m->scale / m->scale;
-    s->rstd = m->scale / sqrt(var + scaled_eps(eps, m->scale));
+    s->rstd = rstd_of(var, m->scale, s->var, eps);
 }
 
 /* A pivot that was far off costs digits of the sum of squares. */
