@@ -54,8 +54,10 @@ static int has_seams(const Job *job, ptrdiff_t strip) {
 
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {
     Plan *plan = &job->plan;
-    double bytes = (double)arrays * (double)element_bytes(plan) * (double)plan->count;
-    bytes *= plan->family == ROWS || job->given ? (double)plan->sets.count : (double)plan->stats;
+    const ptrdiff_t block = plan->family == ROWS ? plan->rows.runs.count * plan->rows.length
+                                                 : plan->columns.rows.count * plan->columns.width;
+    const double bytes = (double)arrays * (double)element_bytes(plan) * (double)block *
+                         (double)plan->sets.count;
     const int streams = features_on(FEATURE_STREAM) && plan->stream &&
                         bytes > (double)stream_above(job->threads, measures);
     plan->stream = streams;
