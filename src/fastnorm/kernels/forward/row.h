@@ -318,8 +318,8 @@ INLINE int no_room(double factor) {
     return (a > MOST) | ((a < LEAST) & (a != 0));
 }
 
-/* A subnormal term takes processors long, in each element.  One that weighs less than half a unit of
- * the weight can go. */
+/* A subnormal term takes processors long, in each element.  One that is less than a unit of the weight
+ * can go. */
 INLINE real term_without_subnormals(double term, double weight) {
     const double size = term < 0 ? -term : term, unit = weight < 0 ? -weight : weight;
     return (size < FACTOR_NORMAL) & (size <= BY_TYPE(0x1p-24, 0x1p-53) * unit) ? 0 : (real)term;

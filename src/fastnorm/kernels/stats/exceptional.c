@@ -63,7 +63,7 @@ static uint16_t f16_bits(float f) {
         return sign | 0x7c00;
     int exponent;
     frexp(magnitude, &exponent);
-    if (exponent < -13) /* subnormal */
+    if (magnitude < 0x1p-14) /* subnormal, or zero */
         return sign | (uint16_t)nearbyint(magnitude * 0x1p24);
     const unsigned digits = (unsigned)nearbyint(ldexp(magnitude, 11 - exponent));
     return sign | (uint16_t)(((unsigned)(exponent + 13) << 10) + digits);

@@ -72,16 +72,14 @@ static inline void grad_sums_add(GradSums *a, const GradSums *b) {
     a->beyond = MAX(a->beyond, b->beyond);
 }
 
-/* The sums with a weight, which they do not have yet; shrunk, if they leave the range by it. */
+/* The sums with a weight, which they do not have yet: shrunk only where they have to be. */
 static inline GradSums grad_sums_weighted(const GradSums *sums, double w) {
-    GradSums s = *sums;
-    s.g *= w;
-    s.gx *= w;
-    if (s.beyond != SHRUNK && !grad_sums_within(s.g, s.gx, 0)) {
-        s.g = sums->g * GRAD_SHRINK * (w * GRAD_SHRINK);
-        s.gx = sums->gx * GRAD_SHRINK * (w * GRAD_SHRINK);
-        s.beyond = SHRUNK;
-    }
+    const int shrunk = sums->beyond == SHRUNK;
+    const double plain = shrunk ? 1 / GRAD_SHRINK : 1, small = shrunk ? 1 : GRAD_SHRINK;
+    GradSums s = {sums->g * plain * (w * plain), sums->gx * plain * (w * plain), sums->x,
+                  shrunk ? WIDENED : sums->beyond};
+    if (!grad_sums_within(s.g, s.gx, 0))
+        s = (GradSums){sums->g * small * (w * small), sums->gx * small * (w * small), sums->x, SHRUNK};
     return s;
 }
 
