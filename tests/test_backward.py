@@ -147,7 +147,9 @@ def test_any_axes(shape, axis, dtype, rng):
 @every_dtype
 def test_axes_of_one_index(dtype, rng):
     """Also all of them, so that the array has one element: x̂ is 0 then, or without mean about 1."""
-    for shape in itertools.chain.from_iterable(itertools.product((1, 3), repeat=n) for n in (1, 2, 3)):
+    for shape in itertools.chain.from_iterable(
+        itertools.product((1, 3), repeat=n) for n in (1, 2, 3)
+    ):
         axes = itertools.chain.from_iterable(
             itertools.combinations(range(len(shape)), n) for n in range(1, len(shape) + 1)
         )

@@ -238,7 +238,12 @@ def test_gradients_times_weights_near_the_end_of_the_range(op, name, rng):
         exact = given.exact().dx
         rounding = half_ulp(exact, dtype) if dtype.itemsize == 2 else 0
         allowed = (1e-12 if name == "float64" else 8 * 2.0**-24) * (1.5 + abs(exact)) + rounding
-        for of_grad, of_weight in ((great, 25 - great), (25 - great, great), (great, -9), (-9, great)):
+        for of_grad, of_weight in (
+            (great, 25 - great),
+            (25 - great, great),
+            (great, -9),
+            (-9, great),
+        ):
             result = given(
                 grad=np.ldexp(given.grad.astype(np.float64), of_grad).astype(dtype),
                 weight=np.ldexp(weight.astype(np.float64), of_weight).astype(kind),
