@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from helpers import (
     each,
     every_dtype,
     every_operation,
+    normal,
 )
 from test_layouts import LAYOUTS, in_order, peak
 
@@ -140,6 +142,30 @@ def test_any_axes(shape, axis, dtype, rng):
         given = problem(op, images(op, shape, rng, dtype), rng)
         given.check(function)
         given.check(f"{function} {axis}", axis=axis)
+
+
+@every_dtype
+def test_axes_of_one_index(dtype, rng):
+    """Also all of them, so that the array has one element: x̂ is 0 then, or without mean about 1."""
+    for shape in itertools.chain.from_iterable(
+        itertools.product((1, 3), repeat=n) for n in (1, 2, 3)
+    ):
+        axes = itertools.chain.from_iterable(
+            itertools.combinations(range(len(shape)), n) for n in range(1, len(shape) + 1)
+        )
+        for axis, function in itertools.product(axes, ("layer_norm", "rms_norm")):
+            op = Operation("", function, options={"axis": axis})
+            x = normal(rng, shape, dtype, mean=2)
+            for weight in (None, np.float32):
+                problem(op, x, rng, weight=weight, eps=1).check(f"{function} {shape} {axis}")
+        for function, channel_axis in itertools.product(("batch_norm", "group_norm"), (1, -1)):
+            options = {"training": False} if function == "batch_norm" else {}
+            op = Operation("", function, channel_axis, options)
+            if len(shape) > 1:
+                x = normal(rng, shape, dtype, mean=2)
+                for weight in (None, np.float32):
+                    given = problem(op, x, rng, weight=weight, eps=1, groups=1)
+                    given.check(f"{function} {shape} {channel_axis}")
 
 
 def test_normalized_shape(rng):

@@ -71,6 +71,41 @@ def test_differences_beyond_the_range_of_float64(op, rng):
         check(op, data)
 
 
+@every_measuring_operation
+def test_eps_and_data_of_very_different_sizes(op, rng):
+    """eps times the square of the scale that the data gets is beyond the range."""
+    for rows, count in COUNTS:
+        for scale, eps in ((1e-200, 1e-30), (1e-200, 1e9), (1e-310, 1e-5), (1e200, 1e300)):
+            x = op.spread(rng.uniform(-1, 1, (rows, count)) * scale)
+            given = op.arguments(x, rng, np.float64, rows // 2)
+            y, *stats = op(x, eps=eps, return_stats=True, **given)
+            exact = op.exact(x, eps=eps, **given)
+            assert_accurate(y, exact, x.dtype, f"{x.shape} of {scale}, eps {eps}")
+            assert_statistics(tuple(stats), exact, x.dtype)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-200, 1e200, -1.5e308])
+@every_measuring_operation
+def test_constants(op, value):
+    for rows, count in COUNTS:
+        x = op.spread(np.full((rows, count), value))
+        arguments = op.arguments(x, np.random.default_rng(0), groups=rows // 2)
+        y, *stats = op(x, eps=1e-5, return_stats=True, **arguments)
+        exact = op.exact(x, eps=1e-5, **arguments)
+        assert_accurate(y, exact, x.dtype, str(x.shape))
+        assert_statistics(tuple(stats), exact, x.dtype)
+
+
+@every_measuring_operation
+def test_means_of_parts_that_are_farther_apart_than_the_range_is_wide(op):
+    """What is measured apart is positive in one part, and negative in another."""
+    for rows, count in ((2, 140_000), (4, 12_000), (64, 48)):
+        data = np.full((rows, count), 1.5e308)
+        data[:, count // 2 :] = -1.5e308
+        check(op, data)
+        check(op, np.where(np.arange(count) % 2, data, -data))
+
+
 # --- products of rstd and weight ----------------------------------------------------------
 
 LARGE_WEIGHTS = {"float32": 1e38, "float64": 1e306, "bfloat16": 1e38}
@@ -185,6 +220,36 @@ def test_gradients_with_weights_near_the_end_of_the_range(op, name, rng):
         kind = np.float64 if name == "float64" else np.float32
         arguments = {**given.arguments, "weight": weight.astype(kind)}
         assert_scaled_gradients(dataclasses.replace(given, arguments=arguments))
+
+
+GREAT = {"float32": 125, "float64": 1021, "bfloat16": 125}
+
+
+@pytest.mark.parametrize("name", GREAT)
+@each([op for op in OPERATIONS if not op.needs_running])
+def test_gradients_times_weights_near_the_end_of_the_range(op, name, rng):
+    """A power of two changes no digit, so dx has the bound of gradients and weights about 1."""
+    dtype, great = DTYPES[name], GREAT[name]
+    kind = np.float64 if name == "float64" else np.float32
+    for rows, count in COUNTS[:3]:
+        data = standard(rng, rows, count, np.float64, mean=3).astype(dtype)
+        given = spread_problem(op, data, rng, weight=kind)
+        weight = given.arguments["weight"]
+        exact = given.exact().dx
+        rounding = half_ulp(exact, dtype) if dtype.itemsize == 2 else 0
+        allowed = (1e-12 if name == "float64" else 8 * 2.0**-24) * (1.5 + abs(exact)) + rounding
+        for of_grad, of_weight in (
+            (great, 25 - great),
+            (25 - great, great),
+            (great, -9),
+            (-9, great),
+        ):
+            result = given(
+                grad=np.ldexp(given.grad.astype(np.float64), of_grad).astype(dtype),
+                weight=np.ldexp(weight.astype(np.float64), of_weight).astype(kind),
+            )[0]
+            plain = np.ldexp(result.astype(np.float64), -of_grad - of_weight)
+            assert_within(plain, exact.astype(np.float64), allowed, plain.dtype, f"2^{of_grad}")
 
 
 # --- time ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 /* The arithmetic of the backward pass of columns: sums of eight rows, what dx is made with, and the
- * rows of dx.  Where rows have a weight each, their dweight and dbias are summed across the strip. */
+ * rows of dx.  Where rows have a weight each, their dweight and dbias are summed across the strip.
+ */
 #ifndef FASTNORM_BACKWARD_COLUMN_H
 #define FASTNORM_BACKWARD_COLUMN_H
 
@@ -17,8 +18,8 @@ typedef struct {
     real weight[COLUMN_CHAIN];
 } GradRows;
 
-INLINE void strip_grad_line(const int how, const int rows, const GradRows *b, Strip *s,
-                            ptrdiff_t i, ptrdiff_t n) {
+INLINE void strip_grad_line(const int how, const int rows, const GradRows *b, Strip *s, ptrdiff_t i,
+                            ptrdiff_t n) {
     const line zero = {0};
     const GradCoefs c = {line_load(s->hi + i), line_load(s->scale + i), zero, zero, zero, zero};
     const char *x = b->x + i * (ptrdiff_t)sizeof(real), *g = b->grad + i * (ptrdiff_t)sizeof(real);
@@ -101,8 +102,8 @@ NOINLINE void strip_grad_coefs(const Job *job, Strip *s, const GradStat *stats, 
     /* Exceptional columns take no part in the sums across a row: their xhat is 0. */
     for (ptrdiff_t i = 0; s->exceptional && i < s->width; i++)
         if (s->is_exceptional[i])
-            s->hi[i] = s->scale[i] = s->factor[i] = s->term[i] = s->xhat_shift[i] =
-                s->of_grad[i] = 0;
+            s->hi[i] = s->scale[i] = s->factor[i] = s->term[i] = s->xhat_shift[i] = s->of_grad[i] =
+                0;
 }
 
 /* ---- dx ---- */
@@ -191,7 +192,9 @@ INLINE GradDx *grad_dx_for(int how) {
     (how & STREAMED ? name##_streamed : how & STAGED ? name##_staged : name##_cached)
     if (!(how & CENTRE))
         return STORES(dx_rms_across);
-    return how & ACROSS ? STORES(dx_centred_across) : how & FROZEN ? STORES(dx_frozen) : STORES(dx_centred);
+    return how & ACROSS   ? STORES(dx_centred_across)
+           : how & FROZEN ? STORES(dx_frozen)
+                          : STORES(dx_centred);
 #undef STORES
 }
 

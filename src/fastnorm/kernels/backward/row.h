@@ -1,5 +1,5 @@
-/* The arithmetic of the backward pass of rows: the loop that sums elements of one set and makes dx of
- * those of another, and what dx is made with.  See stats/gradients.h for the formula. */
+/* The arithmetic of the backward pass of rows: the loop that sums elements of one set and makes dx
+ * of those of another, and what dx is made with.  See stats/gradients.h for the formula. */
 #ifndef FASTNORM_BACKWARD_ROW_H
 #define FASTNORM_BACKWARD_ROW_H
 
@@ -42,7 +42,8 @@ INLINE line grad_xhat(const int how, line x, const GradCoefs *c) {
     return how & CENTRE ? line_mul(line_sub(x, c->hi), c->rstd) : line_mul(x, c->rstd);
 }
 
-/* Elements beyond n are zeros, but x - hi is not: that of the gradient makes their products zero. */
+/* Elements beyond n are zeros, but x - hi is not: that of the gradient makes their products zero.
+ */
 INLINE void grad_add_line(const int how, line x, line g, ptrdiff_t n, const GradCoefs *c,
                           GradLines *s) {
     line t = grad_xhat(how, x, c);

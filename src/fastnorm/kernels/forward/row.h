@@ -381,8 +381,8 @@ INLINE int64_t no_room_for_stat(double mean, double rstd) {
     return no_room(rstd) | (rstd == 0) | (fabs(mean) > MEAN_MOST);
 }
 
-/* A subnormal term takes processors long, in each element.  One that weighs less than half a unit of
- * the weight can go. */
+/* A subnormal term takes processors long, in each element.  One that is less than a unit of the weight
+ * can go. */
 INLINE real term_without_subnormals(double term, double weight) {
     const double size = fabs(term), unit = fabs(weight);
     return (size < FACTOR_NORMAL) & (size <= BY_TYPE(0x1p-24, 0x1p-53) * unit) ? 0 : (real)term;

@@ -260,12 +260,50 @@ NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBloc
     }
 }
 
+/* Rows that follow each other, seen from the first line of the output that is theirs alone: no line is
+ * stored in two parts but the first and the last. */
+NOINLINE void strip_apply_chain(ColumnRange *r, Strip *s, const char *x, char *y, ptrdiff_t rows) {
+    const ptrdiff_t width = s->width, bytes = width * r->size;
+    const ptrdiff_t lead = (LINE_BYTES - (ptrdiff_t)((uintptr_t)y % LINE_BYTES)) % LINE_BYTES;
+    const ptrdiff_t head = lead / r->size;
+    Strip from_line = *s;
+    AppliedRows a;
+    a.x[0] = (const real *)x;
+    a.to[0] = (real *)y;
+    r->apply_rows(1, &a, s, head);
+    line_store(s->hi + width, line_load(s->hi)); /* a row ends with the first columns of the next */
+    line_store(s->factor + width, line_load(s->factor));
+    line_store(s->term + width, line_load(s->term));
+    from_line.hi += head;
+    from_line.factor += head;
+    from_line.term += head;
+    for (ptrdiff_t k = 0; k < rows; k++) {
+        a.x[0] = (const real *)(x + lead + k * bytes);
+        a.to[0] = (real *)(y + lead + k * bytes);
+        r->apply_rows(1, &a, &from_line, k + 1 < rows ? width : width - head);
+    }
+}
+
+INLINE int strip_is_chain(int how, const ColumnRange *r, const Strip *s) {
+    const Plan *plan = r->plan;
+    const Place step = inner_step(&plan->columns.rows);
+    return plan->store == STORE_SEAMS && !(how & ACROSS) && !s->exceptional && r->alike &&
+           plan->columns.rows.ndim == 1 && s->width == plan->columns.width &&
+           step.x == s->width * r->size && step.y == step.x &&
+           plan->columns.last_width == plan->columns.width;
+}
+
 INLINE void strip_apply(int how, ColumnRange *r, Strip *s, const Place *block,
                         ptrdiff_t first, ptrdiff_t count) {
     const Plan *plan = r->plan;
     const ptrdiff_t bytes = s->first * r->size;
     Cursor rows;
     cursor_at(&rows, &plan->columns.rows, first);
+    if (strip_is_chain(how, r, s)) {
+        strip_apply_chain(r, s, plan->x + block->x + bytes + rows.at.x,
+                          plan->y + block->y + bytes + rows.at.y, count);
+        return;
+    }
     for (ptrdiff_t row = first; row < first + count;) {
         RowBlock b;
         row_block_take(&b, plan, s, &rows, row, first + count);

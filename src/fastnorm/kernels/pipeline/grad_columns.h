@@ -96,8 +96,8 @@ NOINLINE void grad_sum(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdi
     }
 }
 
-/* The sums of columns of which the arithmetic has left the range, and of exceptional columns, element
- * by element; of the shrunk sets, if `shrunk`. */
+/* The sums of columns of which the arithmetic has left the range, and of exceptional columns,
+ * element by element; of the shrunk sets, if `shrunk`. */
 NOINLINE void grad_exceptional_columns(GradColumns *g, const GradTile *t, ptrdiff_t first,
                                        ptrdiff_t count, int shrunk) {
     const Job *job = g->base.job;
@@ -180,10 +180,11 @@ INLINE void grad_strip_finish(GradColumns *g, const GradTile *t) {
     const Job *job = g->base.job;
     Strip *s = t->strip;
     for (ptrdiff_t set = 0; set < s->sets; set++) {
-        const GradSums sums = {s->total[0][set], s->total[1][set], s->total[2][set], s->beyond[set]};
-        g->stats[set] = job->sums ? grad_finish_column_set(job, t->number, s->first_set + set,
-                                                           t->block.param)
-                                  : grad_finish(job, (double)job->plan.count, &sums);
+        const GradSums sums = {s->total[0][set], s->total[1][set], s->total[2][set],
+                               s->beyond[set]};
+        g->stats[set] =
+            job->sums ? grad_finish_column_set(job, t->number, s->first_set + set, t->block.param)
+                      : grad_finish(job, (double)job->plan.count, &sums);
     }
     strip_grad_coefs(job, s, g->stats, t->block.param);
 }
@@ -202,23 +203,22 @@ NOINLINE void grad_row_exceptions(GradColumns *g, const GradTile *t, const Place
         const ptrdiff_t offset = i * g->base.size;
         if (!s->is_exceptional[i])
             continue;
-        const double w = g->how & ACROSS ? (double)weight
-                                         : grad_weight(job, t->block.param + c.param);
+        const double w =
+            g->how & ACROSS ? (double)weight : grad_weight(job, t->block.param + c.param);
         const GradStat *stat = &g->stats[c.set];
         const double grad = element_at(plan->dtype, t->grad + row->y + offset);
-        const double xhat =
-            job->backward.frozen
-                ? 0
-                : exceptional_xhat(element_at(plan->dtype, t->x + row->x + offset),
-                                   s->mean[c.set], 0, s->rstd[c.set]) -
-                      stat->shift;
+        const double xhat = job->backward.frozen
+                                ? 0
+                                : exceptional_xhat(element_at(plan->dtype, t->x + row->x + offset),
+                                                   s->mean[c.set], 0, s->rstd[c.set]) -
+                                      stat->shift;
         g->base.exceptional[i] = (real)exceptional_dx(grad, w, xhat, s->rstd[c.set], stat);
         a->dweight[0] += grad * xhat;
     }
 }
 
-NOINLINE void grad_apply_block(GradColumns *g, const GradTile *t, const RowBlock *b,
-                               ptrdiff_t row, double *table) {
+NOINLINE void grad_apply_block(GradColumns *g, const GradTile *t, const RowBlock *b, ptrdiff_t row,
+                               double *table) {
     const Plan *plan = g->base.plan;
     Strip *s = t->strip;
     const int staged = g->how & STAGED;
@@ -242,9 +242,8 @@ NOINLINE void grad_apply_block(GradColumns *g, const GradTile *t, const RowBlock
             a.x[i] = (const real *)(x ? x + (k + i) * x_stride : t->x + at->x);
             a.grad[i] = (const real *)(grad ? grad + (k + i) * grad_stride : t->grad + at->y);
             a.to[i] = (real *)(t->dx + at->y);
-            a.weight[i] = g->how & ACROSS
-                              ? (real)grad_weight(g->base.job, t->block.param + at->param)
-                              : 1;
+            a.weight[i] =
+                g->how & ACROSS ? (real)grad_weight(g->base.job, t->block.param + at->param) : 1;
         }
         if (staged)
             a.to[0] = sink_at(&g->base.sink, t->dx + b->at[k].y);
@@ -269,8 +268,9 @@ INLINE double *grad_row_table(const GradColumns *g, const GradTile *t) {
     const Job *job = g->base.job;
     if (!(g->how & ACROSS))
         return NULL;
-    return job->tables + (t->number * job->backward.strips + t->strip->first / job->plan.columns.strip) *
-                             2 * job->plan.columns.rows.count;
+    return job->tables +
+           (t->number * job->backward.strips + t->strip->first / job->plan.columns.strip) * 2 *
+               job->plan.columns.rows.count;
 }
 
 INLINE void grad_apply(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdiff_t count) {
@@ -291,7 +291,8 @@ INLINE void grad_apply(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdi
 INLINE void grad_tile_pass(GradColumns *g, const GradTile *applied, const GradTile *measured) {
     const ColumnsPlan *c = &g->base.plan->columns;
     for (ptrdiff_t chunk = 0; chunk < c->chunks; chunk++) {
-        const ptrdiff_t first = chunk * c->row_chunk, end = MIN(first + c->row_chunk, c->rows.count);
+        const ptrdiff_t first = chunk * c->row_chunk,
+                        end = MIN(first + c->row_chunk, c->rows.count);
         strip_clear(measured->strip, SUMS);
         if (!applied) {
             grad_sum(g, measured, first, end - first);
@@ -329,7 +330,8 @@ static void grad_columns_fused(const Job *job, char *arena, ptrdiff_t first, ptr
             applied = NULL;
         }
         if (measured) {
-            grad_tile_at(&g, measured, &g.base.strip[!k], i / strips, i % strips * c->strip, c->strip);
+            grad_tile_at(&g, measured, &g.base.strip[!k], i / strips, i % strips * c->strip,
+                         c->strip);
             grad_tile_pass(&g, applied, measured);
             grad_strip_finish(&g, measured);
         }
@@ -348,7 +350,8 @@ static void grad_columns_measure(const Job *job, char *arena, ptrdiff_t first, p
         const ptrdiff_t chunk = i / strips % c->chunks, row = chunk * c->row_chunk;
         const ptrdiff_t count = MIN(c->row_chunk, c->rows.count - row);
         GradTile t;
-        grad_tile_at(&g, &t, &g.base.strip[0], i / strips / c->chunks, i % strips * c->strip, c->strip);
+        grad_tile_at(&g, &t, &g.base.strip[0], i / strips / c->chunks, i % strips * c->strip,
+                     c->strip);
         strip_clear(t.strip, SUMS);
         grad_sum(&g, &t, row, count);
         grad_end_chunk(&g, &t, row, count);
@@ -362,7 +365,8 @@ static void grad_columns_pool(const Job *job, char *arena, ptrdiff_t first, ptrd
     for (ptrdiff_t i = first; i < last; i++) {
         Cursor block;
         cursor_at(&block, &job->plan.sets, i / per_block);
-        const GradStat s = grad_finish_column_set(job, i / per_block, i % per_block, block.at.param);
+        const GradStat s =
+            grad_finish_column_set(job, i / per_block, i % per_block, block.at.param);
         job->stats[i] = grad_stat_pack(&s);
     }
 }

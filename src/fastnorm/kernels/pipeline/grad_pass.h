@@ -85,8 +85,8 @@ NOINLINE void grad_exceptional_sums(const Range *r, const Batch *b, int j, ptrdi
 NOINLINE void grad_apply_exceptional(Range *r, const Batch *b, const PieceWalk *piece, int j) {
     const Plan *plan = r->plan;
     const ElementPair e = exceptional_pair(r, b, piece, j);
-    const ptrdiff_t param = b->at.param + j * b->step.param + piece->at.param +
-                            (plan->along ? piece->start : 0);
+    const ptrdiff_t param =
+        b->at.param + j * b->step.param + piece->at.param + (plan->along ? piece->start : 0);
     const ElementParams params = {plan->weight ? (const real *)plan->weight + param : NULL, NULL,
                                   plan->along};
     for (ptrdiff_t i = 0; plan->along && i < piece->length; i++) {
@@ -104,8 +104,7 @@ NOINLINE void grad_apply_exceptional(Range *r, const Batch *b, const PieceWalk *
 NOINLINE unsigned grad_coefs_of_run(const Range *r, Batch *b, ptrdiff_t param) {
     unsigned exceptional = 0;
     for (int j = 0; j < (int)b->count; j++) {
-        const double weight =
-            r->plan->along ? 1 : grad_weight(r->job, param + j * b->step.param);
+        const double weight = r->plan->along ? 1 : grad_weight(r->job, param + j * b->step.param);
         exceptional |= (unsigned)grad_set_coefs(b, j, &b->grad[j], weight, r->plan->along) << j;
     }
     return exceptional;
@@ -122,7 +121,8 @@ NOINLINE void grad_keep_run(Range *r, Batch *b, ptrdiff_t run) {
 
 /* What has been gathered in float32 goes to the table. */
 NOINLINE void grad_flush(Range *r) {
-    double *to[2] = {r->table + r->first_param, r->table + r->job->backward.params + r->first_param};
+    double *to[2] = {r->table + r->first_param,
+                     r->table + r->job->backward.params + r->first_param};
     real *from[2] = {r->dweight, r->dbias};
     for (int k = 0; k < 2; k++) {
         double *restrict table = to[k];

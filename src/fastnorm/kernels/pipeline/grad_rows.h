@@ -27,8 +27,8 @@ INLINE void grad_given(const Range *r, Batch *b) {
         b->scale[j] = rstd[at];
         b->mean[j] = m;
         b->rstd[j] = (double)rstd[at];
-        b->exceptional |=
-            (unsigned)(no_room((double)rstd[at]) | ((m < 0 ? -m : m) > MEAN_MOST)) << j;
+        b->exceptional |= (unsigned)(no_room((double)rstd[at]) | ((m < 0 ? -m : m) > MEAN_MOST))
+                          << j;
     }
 }
 
@@ -176,7 +176,8 @@ static void grad_rows_measure(const Job *job, char *arena, ptrdiff_t first, ptrd
         cursor_at(&cursor, &r.plan->sets, set);
         batch_take(b, &cursor, set, 1);
         if (r.per_run)
-            memset(grad_row_sums(job, set), 0, (size_t)job->backward.sums_per_set * sizeof(GradSums));
+            memset(grad_row_sums(job, set), 0,
+                   (size_t)job->backward.sums_per_set * sizeof(GradSums));
         grad_given(&r, b);
         batch_clear_sums(b, SUMS);
         pass_chunk(&d, &r, NULL, b, &c);

@@ -63,7 +63,7 @@ static uint16_t f16_bits(float f) {
         return sign | 0x7c00;
     int exponent;
     frexp(magnitude, &exponent);
-    if (exponent < -13) /* subnormal */
+    if (magnitude < 0x1p-14) /* subnormal, or zero */
         return sign | (uint16_t)nearbyint(magnitude * 0x1p24);
     const unsigned digits = (unsigned)nearbyint(ldexp(magnitude, 11 - exponent));
     return sign | (uint16_t)(((unsigned)(exponent + 13) << 10) + digits);
@@ -142,7 +142,7 @@ static void load_params(int dtype, const void *params, ptrdiff_t step, ptrdiff_t
 /* ---- moments ---- */
 
 typedef struct {
-    double most;              /* magnitude */
+    double most;                        /* magnitude */
     double d[SUM_LANES], dd[SUM_LANES]; /* sums of d and d*d, where d = x * scale - mean */
     double scale, mean;
 } ElementSums;
@@ -197,8 +197,8 @@ static ElementSums sum_elements(const Plan *plan, const RowsPlan *rows, const ch
 void exceptional_moments(const Plan *plan, const RowsPlan *rows, const char *x, ptrdiff_t first,
                          ptrdiff_t last, Moments *out) {
     const ptrdiff_t ends = last / rows->pieces - first / rows->pieces;
-    const double n = (double)((last - first) * rows->piece -
-                              ends * (rows->pieces * rows->piece - rows->length));
+    const double n =
+        (double)((last - first) * rows->piece - ends * (rows->pieces * rows->piece - rows->length));
     double scale = 1, mean = 0, rest = 0;
     ElementSums s;
     if (plan->centre || plan->dtype == F64)

@@ -66,7 +66,8 @@ void grad_reduce_tables(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t 
 GradStat grad_finish_column_set(const Job *job, ptrdiff_t block, ptrdiff_t set, ptrdiff_t param) {
     const Plan *plan = &job->plan;
     const ColumnsPlan *c = &plan->columns;
-    const ptrdiff_t per_block = grad_block_sums(plan), members = grad_by_column(plan) ? c->group : 1;
+    const ptrdiff_t per_block = grad_block_sums(plan),
+                    members = grad_by_column(plan) ? c->group : 1;
     GradSums *sums = job->sums + block * c->chunks * per_block + set * members;
     GradSums total = {0, 0, 0, WITHIN};
     for (ptrdiff_t i = 0; i < members; i++) {

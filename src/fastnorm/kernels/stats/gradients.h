@@ -5,8 +5,8 @@
  *     dx = rstd * (g*w - mean(g*w) - xhat * mean(g*w*xhat))
  *     dweight = sum of g*xhat,   dbias = sum of g
  *
- * The mean that comes back is rounded, so that xhat is off by a little, the same for all elements of
- * a set: the mean of xhat, `shift`, which corrects the rest. */
+ * The mean that comes back is rounded, so that xhat is off by a little, the same for all elements
+ * of a set: the mean of xhat, `shift`, which corrects the rest. */
 #ifndef FASTNORM_GRADIENTS_H
 #define FASTNORM_GRADIENTS_H
 
@@ -72,25 +72,24 @@ static inline void grad_sums_add(GradSums *a, const GradSums *b) {
     a->beyond = MAX(a->beyond, b->beyond);
 }
 
-/* The sums with a weight, which they do not have yet; shrunk, if they leave the range by it. */
+/* The sums with a weight, which they do not have yet: shrunk only where they have to be. */
 static inline GradSums grad_sums_weighted(const GradSums *sums, double w) {
-    GradSums s = *sums;
-    s.g *= w;
-    s.gx *= w;
-    if (s.beyond != SHRUNK && !grad_sums_within(s.g, s.gx, 0)) {
-        s.g = sums->g * GRAD_SHRINK * (w * GRAD_SHRINK);
-        s.gx = sums->gx * GRAD_SHRINK * (w * GRAD_SHRINK);
-        s.beyond = SHRUNK;
-    }
+    const int shrunk = sums->beyond == SHRUNK;
+    const double plain = shrunk ? 1 / GRAD_SHRINK : 1, small = shrunk ? 1 : GRAD_SHRINK;
+    GradSums s = {sums->g * plain * (w * plain), sums->gx * plain * (w * plain), sums->x,
+                  shrunk ? WIDENED : sums->beyond};
+    if (!grad_sums_within(s.g, s.gx, 0))
+        s = (GradSums){sums->g * small * (w * small), sums->gx * small * (w * small), sums->x,
+                       SHRUNK};
     return s;
 }
 
 /* Parameter i as a double; 1 without weights. */
 static inline double grad_weight(const Job *job, ptrdiff_t i) {
     const void *weight = job->plan.weight;
-    return !weight                     ? 1
+    return !weight                  ? 1
            : job->plan.dtype == F64 ? ((const double *)weight)[i]
-                                       : (double)((const float *)weight)[i];
+                                    : (double)((const float *)weight)[i];
 }
 
 /* The statistic of a set of rows from its sums, of which those that dweight is made of are

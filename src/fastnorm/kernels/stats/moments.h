@@ -69,9 +69,7 @@ static inline int out_of_range(double n, double s2, double floor) {
 }
 
 /* Mean squares below this have lost digits. */
-static inline double square_floor(double eps) {
-    return eps < EPS_OUTWEIGHS ? SQUARE_FLOOR : 0;
-}
+static inline double square_floor(double eps) { return eps < EPS_OUTWEIGHS ? SQUARE_FLOOR : 0; }
 
 /* pool.c */
 Kernel pool_rows, pool_columns;

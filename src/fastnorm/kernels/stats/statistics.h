@@ -30,9 +30,9 @@ enum { MEAN, VARIANCE, RSTD };
 /* One of the three from n statistics, to the start of `to`. */
 void stats_take(const Stat *stats, ptrdiff_t n, int what, const Reals *to);
 
-/* running = (1 - momentum) * running + momentum * batch, in float64, for the mean or the variance; a
- * momentum of 0 leaves it alone, and of 1 replaces it, whatever it is.  The batch's are averages over
- * `samples` statistics of each of n channels, times `factor`. */
+/* running = (1 - momentum) * running + momentum * batch, in float64, for the mean or the variance;
+ * a momentum of 0 leaves it alone, and of 1 replaces it, whatever it is.  The batch's are averages
+ * over `samples` statistics of each of n channels, times `factor`. */
 void stats_average(const Stat *stats, ptrdiff_t samples, ptrdiff_t n, int what, double factor,
                    double momentum, const Reals *running);
 
