@@ -9,8 +9,8 @@
 /* ---- pivots ---- */
 
 /* Add up to eight rows, spread over the chunk, to the columns' sums. */
-INLINE int strip_sample(int how, const Plan *plan, Strip *s, const char *base,
-                        ptrdiff_t first, ptrdiff_t count, real *tile) {
+INLINE int strip_sample(int how, const Plan *plan, Strip *s, const char *base, ptrdiff_t first,
+                        ptrdiff_t count, real *tile) {
     const int n = (int)MIN(count, COLUMN_CHAIN);
     memset(s->sum[0], 0, (size_t)s->width * sizeof(real));
     for (int k = 0; k < n; k++) {
@@ -43,8 +43,8 @@ INLINE void strip_set_pivot(const int how, Strip *s, ptrdiff_t i, real mean) {
 }
 
 /* All columns of a set have the same pivot, so that their sums can be added. */
-NOINLINE void strip_pivots(const Plan *plan, int how, Strip *s, const char *base,
-                           ptrdiff_t first, ptrdiff_t count, real *tile) {
+NOINLINE void strip_pivots(const Plan *plan, int how, Strip *s, const char *base, ptrdiff_t first,
+                           ptrdiff_t count, real *tile) {
     const ColumnsPlan *c = &plan->columns;
     const int n = strip_sample(how, plan, s, base, first, count, tile);
     const real share = 1 / (real)(n * c->group * c->packed);
@@ -103,8 +103,8 @@ INLINE void strip_add_rows(const int how, int rows, const char *x, ptrdiff_t str
         strip_add_line(how, rows, x, stride, s, i, width - i, 0);
 }
 
-NOINLINE void strip_add_centred(int rows, const char *x, ptrdiff_t stride, Strip *s, ptrdiff_t width,
-                                ptrdiff_t ahead) {
+NOINLINE void strip_add_centred(int rows, const char *x, ptrdiff_t stride, Strip *s,
+                                ptrdiff_t width, ptrdiff_t ahead) {
     if (rows == COLUMN_CHAIN && ahead)
         strip_add_rows(CENTRE, COLUMN_CHAIN, x, stride, s, width, ahead);
     else if (rows == COLUMN_CHAIN)
@@ -142,8 +142,8 @@ NOINLINE void strip_add_block(int how, const Plan *plan, Strip *s, const RowBloc
 INLINE double strip_count(const Plan *plan, ptrdiff_t first, ptrdiff_t count) {
     const ColumnsPlan *c = &plan->columns;
     const int ragged = c->last_width != c->width && first + count == c->rows.count;
-    const ptrdiff_t rows = (count - ragged) * c->packed +
-                           (ragged ? c->last_width / (c->width / c->packed) : 0);
+    const ptrdiff_t rows =
+        (count - ragged) * c->packed + (ragged ? c->last_width / (c->width / c->packed) : 0);
     return (double)(rows * c->group);
 }
 
@@ -165,7 +165,7 @@ INLINE int strip_moments(const Plan *plan, Strip *s, double n, double *restrict 
     if (group == 1)
         STRIP_MOMENTS(i)
     else
-        STRIP_MOMENTS(i *group)
+        STRIP_MOMENTS(i * group)
 #undef STRIP_MOMENTS
     return doubt != 0;
 }
@@ -185,7 +185,7 @@ INLINE void strip_finish(const Plan *plan, Strip *s, double n, const double *res
     if (group == 1)
         STRIP_FINISH(i)
     else
-        STRIP_FINISH(i *group)
+        STRIP_FINISH(i * group)
 #undef STRIP_FINISH
 }
 
@@ -224,7 +224,7 @@ NOINLINE void strip_coefs(const Plan *plan, Strip *s, ptrdiff_t param) {
     s->exceptional = 0;
     if (strip_is_plain(plan) && plan->columns.repeat == 1) {
         const real *w = weight + (weight ? s->first : 0), *v = bias + (bias ? s->first : 0);
-        if (!(w && v    ? strip_plain_coefs(s, w, v)
+        if (!(w && v   ? strip_plain_coefs(s, w, v)
               : w || v ? strip_plain_coefs(s, w, v)
                        : strip_plain_coefs(s, NULL, NULL)))
             return;
@@ -233,9 +233,9 @@ NOINLINE void strip_coefs(const Plan *plan, Strip *s, ptrdiff_t param) {
     column_at(&at, plan, s);
     for (ptrdiff_t i = 0; i < s->width; i++, column_next(&at, plan)) {
         const ptrdiff_t set = at.set;
-        const ColumnCoef c = column_coef(s->mean[set], s->rest[set], s->rstd[set],
-                                         weight ? (double)weight[at.param] : 1,
-                                         bias ? (double)bias[at.param] : 0);
+        const ColumnCoef c =
+            column_coef(s->mean[set], s->rest[set], s->rstd[set],
+                        weight ? (double)weight[at.param] : 1, bias ? (double)bias[at.param] : 0);
         s->hi[i] = c.hi;
         s->factor[i] = c.factor;
         s->term[i] = c.term;
@@ -257,6 +257,8 @@ INLINE void strip_apply_line(const int how, int rows, const AppliedRows *a, cons
     const RowCoefs c = {line_load(s->hi + i), line_load(s->factor + i), line_load(s->term + i)};
     UNROLL
     for (int r = 0; r < rows; r++) {
+        if (how & STREAMED && rows == 1)
+            __builtin_prefetch((const char *)(a->x[r] + i) + AHEAD_BYTES, 0, 3);
         const line e = n < LINE ? line_load_part(a->x[r] + i, n) : line_load(a->x[r] + i);
         const line y = row_result(how, e, &c, a->weight[r], a->bias[r]);
         if (n < LINE && !(how & STAGED))

@@ -45,8 +45,8 @@ INLINE line sample_at(int how, const Plan *plan, const char *x, ptrdiff_t n) {
     return how & CENTRE ? r : line_abs(r);
 }
 
-/* Samples of all sets of a batch, as lanes; of four lines the two in the middle, lane by lane: a pivot
- * far from most elements because of a few would cost the sums of squares digits. */
+/* Samples of all sets of a batch, as lanes; of four lines the two in the middle, lane by lane: a
+ * pivot far from most elements because of a few would cost the sums of squares digits. */
 INLINE void sample_sets(const int how, const Plan *plan, Batch *b, const Samples *s) {
     const char *x = plan->x + b->at.x;
     const ptrdiff_t step = b->step.x, next = b->count * step, n = s->length;
@@ -135,7 +135,7 @@ NOINLINE void choose_pivots(const Plan *plan, const int how, Batch *b, const Sam
 
 /* Elements to be summed, or to be applied, as the loop reads them. */
 typedef struct {
-    const char *raw;  /* of CONVERT: where they come from */
+    const char *raw; /* of CONVERT: where they come from */
     const real *x;
 } Elems;
 
@@ -271,8 +271,8 @@ INLINE RowSums row_segment(const int how, const RowSegment *g, const RowCoefs *c
     return s[0];
 }
 
-INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, real *tiles,
-                      int dtype, ptrdiff_t n) {
+INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, real *tiles, int dtype,
+                      ptrdiff_t n) {
     const line zero = {0};
     const RowCoefs c = {line_splat(a->hi), line_splat(a->factor), line_splat(a->term)};
     const RowCoefs scaling = {zero, line_splat(m->scale), line_splat(m->shift)};
@@ -381,8 +381,8 @@ INLINE int64_t no_room_for_stat(double mean, double rstd) {
     return no_room(rstd) | (rstd == 0) | (fabs(mean) > MEAN_MOST);
 }
 
-/* A subnormal term takes processors long, in each element.  One that is less than a unit of the weight
- * can go. */
+/* A subnormal term takes processors long, in each element.  One that is less than a unit of the
+ * weight can go. */
 INLINE real term_without_subnormals(double term, double weight) {
     const double size = fabs(term), unit = fabs(weight);
     return (size < FACTOR_NORMAL) & (size <= BY_TYPE(0x1p-24, 0x1p-53) * unit) ? 0 : (real)term;

@@ -13,20 +13,20 @@
 enum {
     MEASURE = 1,
     APPLY = 2,
-    CENTRE = 4,     /* subtract the mean */
-    ACROSS = 8,      /* parameters vary along the run */
-    STREAMED = 16,  /* Store of the results; none of the two: CACHED */
-    STAGED = 32,    /* with STREAMED: seams */
-    CONVERT = 64,   /* elements are not of the arithmetic's type */
+    CENTRE = 4,    /* subtract the mean */
+    ACROSS = 8,    /* parameters vary along the run */
+    STREAMED = 16, /* Store of the results; none of the two: CACHED */
+    STAGED = 32,   /* with STREAMED: seams */
+    CONVERT = 64,  /* elements are not of the arithmetic's type */
     BACKWARD = 128,
-    FROZEN = 256    /* backward: the statistics do not depend on x */
+    FROZEN = 256 /* backward: the statistics do not depend on x */
 };
 
 enum { SUMS = 3 /* of d and d*d; backward: of g, g*xhat and xhat */ };
 
 typedef struct {
     ptrdiff_t set, count; /* the number of the first, in the order of Plan.sets; sets */
-    Place at, step;  /* of the first, and to the next */
+    Place at, step;       /* of the first, and to the next */
     unsigned exceptional; /* a bit for each set */
     int beyond[BATCH];    /* backward: of the sums */
     /* sums: of pieces, by lanes; of sets */

@@ -1,8 +1,8 @@
 /* The pipeline of columns, forward.
  *
- * A strip of columns is applied while the next one is summed, eight rows of the one after eight rows
- * of the other.  Where strips do not stay in the cache from being summed to being applied, chunks of
- * rows are measured, pooled, and applied by whole rows. */
+ * A strip of columns is applied while the next one is summed, eight rows of the one after eight
+ * rows of the other.  Where strips do not stay in the cache from being summed to being applied,
+ * chunks of rows are measured, pooled, and applied by whole rows. */
 #ifndef FASTNORM_PIPELINE_COLUMNS_H
 #define FASTNORM_PIPELINE_COLUMNS_H
 
@@ -59,8 +59,8 @@ INLINE char *columns_begin(ColumnRange *r, const Job *job, char *arena, ptrdiff_
     r->size = ELEMENT_BYTES(r->plan->dtype);
     /* Streamed results are taken sooner in the order of memory; with parameters to load for each
      * row, several at a time are even. */
-    r->abreast = features_on(FEATURE_ABREAST) &&
-                 (!r->plan->stream || columns_how(r->plan) & ACROSS);
+    r->abreast =
+        features_on(FEATURE_ABREAST) && (!r->plan->stream || columns_how(r->plan) & ACROSS);
     r->alike = inner_step(&r->plan->columns.rows).y % LINE_BYTES == 0;
     r->ahead = 0;
     r->apply_rows = apply_rows_for(columns_how(r->plan));
@@ -75,7 +75,7 @@ INLINE ptrdiff_t strip_columns(const Plan *plan, ptrdiff_t first, ptrdiff_t widt
 /* ---- measure ---- */
 
 NOINLINE void strip_sum(int how, const Plan *plan, Strip *s, const char *base, ptrdiff_t first,
-                      ptrdiff_t count, real *tile, ptrdiff_t ahead) {
+                        ptrdiff_t count, real *tile, ptrdiff_t ahead) {
     Cursor rows;
     cursor_at(&rows, &plan->columns.rows, first);
     for (ptrdiff_t row = first; row < first + count;) {
@@ -158,8 +158,8 @@ NOINLINE void strip_fix(int how, ColumnRange *r, Strip *s, const char *base, ptr
 }
 
 /* The moments of a strip from its sums, as far as they are in range; the others are in float64. */
-NOINLINE void strip_end_chunk(int how, ColumnRange *r, Strip *s, const char *base,
-                            ptrdiff_t first, ptrdiff_t count, Moments *out) {
+NOINLINE void strip_end_chunk(int how, ColumnRange *r, Strip *s, const char *base, ptrdiff_t first,
+                              ptrdiff_t count, Moments *out) {
     const Plan *plan = r->plan;
     const double n = strip_count(plan, first, count), floor = square_floor(plan->eps);
     if (s->open)
@@ -190,8 +190,8 @@ NOINLINE void strip_end_chunk(int how, ColumnRange *r, Strip *s, const char *bas
     }
 }
 
-INLINE void strip_begin_chunk(int how, ColumnRange *r, Strip *s, const char *base,
-                              ptrdiff_t first, ptrdiff_t count) {
+INLINE void strip_begin_chunk(int how, ColumnRange *r, Strip *s, const char *base, ptrdiff_t first,
+                              ptrdiff_t count) {
     strip_pivots(r->plan, how, s, base, first, count, r->tile);
     strip_clear(s, 2);
 }
@@ -210,25 +210,23 @@ NOINLINE void row_exceptions(ColumnRange *r, const Strip *s, const char *x, ptrd
         const Stat stat = {s->mean[c.set], s->rest[c.set], s->var[c.set], s->rstd[c.set]};
         const ptrdiff_t at = param + (plan->along ? c.param : 0);
         const real *weight = plan->weight, *bias = plan->bias;
-        r->exceptional[i] = (real)exceptional_result(element_at(plan->dtype, x + i * r->size), &stat,
-                                                     weight ? (double)weight[at] : 1,
-                                                     bias ? (double)bias[at] : 0);
+        r->exceptional[i] =
+            (real)exceptional_result(element_at(plan->dtype, x + i * r->size), &stat,
+                                     weight ? (double)weight[at] : 1, bias ? (double)bias[at] : 0);
     }
 }
 
 NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBlock *b,
-                              ptrdiff_t block_param, const char *base, char *out) {
+                                ptrdiff_t block_param, const char *base, char *out) {
     const Plan *plan = r->plan;
     const real *weight = plan->weight, *bias = plan->bias;
     const int staged = how & STAGED && !(how & STREAMED);
     ptrdiff_t stride;
-    const char *x = how & CONVERT
-                        ? row_block_elements(how, plan, b, base, 0, r->tile, &stride)
-                        : NULL;
+    const char *x =
+        how & CONVERT ? row_block_elements(how, plan, b, base, 0, r->tile, &stride) : NULL;
     for (int k = 0; k < b->count;) {
         const int rows = !staged && !s->exceptional && r->abreast &&
-                                 (!(how & STAGED) || r->alike) &&
-                                 b->count - k >= ROWS_ABREAST
+                                 (!(how & STAGED) || r->alike) && b->count - k >= ROWS_ABREAST
                              ? ROWS_ABREAST
                              : 1;
         AppliedRows a;
@@ -260,8 +258,8 @@ NOINLINE void strip_apply_block(int how, ColumnRange *r, Strip *s, const RowBloc
     }
 }
 
-/* Rows that follow each other, seen from the first line of the output that is theirs alone: no line is
- * stored in two parts but the first and the last. */
+/* Rows that follow each other, seen from the first line of the output that is theirs alone: no line
+ * is stored in two parts but the first and the last. */
 NOINLINE void strip_apply_chain(ColumnRange *r, Strip *s, const char *x, char *y, ptrdiff_t rows) {
     const ptrdiff_t width = s->width, bytes = width * r->size;
     const ptrdiff_t lead = (LINE_BYTES - (ptrdiff_t)((uintptr_t)y % LINE_BYTES)) % LINE_BYTES;
@@ -293,8 +291,8 @@ INLINE int strip_is_chain(int how, const ColumnRange *r, const Strip *s) {
            plan->columns.last_width == plan->columns.width;
 }
 
-INLINE void strip_apply(int how, ColumnRange *r, Strip *s, const Place *block,
-                        ptrdiff_t first, ptrdiff_t count) {
+INLINE void strip_apply(int how, ColumnRange *r, Strip *s, const Place *block, ptrdiff_t first,
+                        ptrdiff_t count) {
     const Plan *plan = r->plan;
     const ptrdiff_t bytes = s->first * r->size;
     Cursor rows;

@@ -1,5 +1,5 @@
-/* A pass over a batch of rows that is applied and the batch after it, which is summed: pieces of runs
- * outside, sets inside.  Compiled for each combination of flags that it meets. */
+/* A pass over a batch of rows that is applied and the batch after it, which is summed: pieces of
+ * runs outside, sets inside.  Compiled for each combination of flags that it meets. */
 #ifndef FASTNORM_PIPELINE_PASS_H
 #define FASTNORM_PIPELINE_PASS_H
 
@@ -11,7 +11,7 @@
 typedef struct {
     Batch batch[2];
     _Alignas(LINE_BYTES) real stage[STAGE_ROOM];
-    real tiles[4 * SEGMENT]; /* converted pieces, of two arrays in a backward pass */
+    real tiles[4 * SEGMENT];       /* converted pieces, of two arrays in a backward pass */
     real resident[2][TILE + LINE]; /* converted batches */
 } RowsArena;
 
@@ -21,11 +21,11 @@ typedef struct {
     const Plan *plan;
     RowsArena *arena;
     Sink sink;
-    ptrdiff_t size;       /* bytes of an element */
-    int resident;         /* a batch is converted once */
-    int short_rows;       /* sets are one segment each */
-    int per_run;          /* coefficients change from run to run */
-    ptrdiff_t close;      /* pieces that are added in float32 */
+    ptrdiff_t size;  /* bytes of an element */
+    int resident;    /* a batch is converted once */
+    int short_rows;  /* sets are one segment each */
+    int per_run;     /* coefficients change from run to run */
+    ptrdiff_t close; /* pieces that are added in float32 */
     ptrdiff_t prefetch_bytes;
     /* backward, parameters along the run: sums of some sets, and where they go */
     real *dweight, *dbias;
@@ -112,8 +112,8 @@ INLINE void apply_of(const int how, Range *r, const Batch *b, const PieceWalk *p
 NOINLINE void apply_exceptional(const Range *r, const Batch *b, const PieceWalk *piece, int j) {
     const Plan *plan = r->plan;
     const Stat s = {b->mean[j], b->rest[j], b->var[j], b->rstd[j]};
-    const ptrdiff_t param = b->at.param + j * b->step.param + piece->at.param +
-                            (plan->along ? piece->start : 0);
+    const ptrdiff_t param =
+        b->at.param + j * b->step.param + piece->at.param + (plan->along ? piece->start : 0);
     const ElementParams params = {plan->weight ? (const real *)plan->weight + param : NULL,
                                   plan->bias ? (const real *)plan->bias + param : NULL,
                                   plan->along};

@@ -9,7 +9,7 @@
         if ((how) & BACKWARD)                                                                      \
             grad_pass(how, r, applied, measured, span);                                            \
         else                                                                                       \
-            rows_pass(how, r, applied, measured, span);                                                \
+            rows_pass(how, r, applied, measured, span);                                            \
     }
 #include "variants.h"
 #undef PASS

@@ -22,10 +22,9 @@ INLINE RowChunk row_chunk(const RowsPlan *rows, ptrdiff_t chunk) {
     c.first = chunk * rows->per_chunk;
     c.last = MIN(c.first + rows->per_chunk, piece_count(rows));
     const ptrdiff_t ends = rows->pieces == 1 ? 0 : c.last / rows->pieces - c.first / rows->pieces;
-    c.n = rows->pieces == 1
-              ? (double)((c.last - c.first) * rows->length)
-              : (double)((c.last - c.first) * rows->piece -
-                         ends * (rows->pieces * rows->piece - rows->length));
+    c.n = rows->pieces == 1 ? (double)((c.last - c.first) * rows->length)
+                            : (double)((c.last - c.first) * rows->piece -
+                                       ends * (rows->pieces * rows->piece - rows->length));
     return c;
 }
 

@@ -43,8 +43,8 @@ INLINE void *strip_array(char **p, size_t bytes) {
 
 INLINE char *strip_begin(Strip *s, char *arena, ptrdiff_t columns) {
     const size_t room = (size_t)(up(columns, 16) + 1) * 16;
-    real **reals[] = {&s->pivot, &s->scale,  &s->unscale, &s->shift,     &s->hi,
-                      &s->factor, &s->term, &s->of_grad, &s->xhat_shift};
+    real **reals[] = {&s->pivot,  &s->scale, &s->unscale, &s->shift,     &s->hi,
+                      &s->factor, &s->term,  &s->of_grad, &s->xhat_shift};
     double **doubles[] = {&s->mean, &s->rest, &s->var, &s->rstd};
     for (int k = 0; k < SUMS; k++) {
         s->sum[k] = strip_array(&arena, room * sizeof(real));
@@ -121,7 +121,8 @@ INLINE void column_next(Column *c, const Plan *plan) {
     }
 }
 
-/* The sums of columns become those of sets, in their place: column by column, packed rows outside. */
+/* The sums of columns become those of sets, in their place: column by column, packed rows outside.
+ */
 INLINE void strip_pool(const Plan *plan, Strip *s, int sums) {
     const ColumnsPlan *c = &plan->columns;
     const ptrdiff_t channels = c->packed > 1 ? c->width / c->packed : s->width;
@@ -153,7 +154,7 @@ typedef struct {
 
 /* The rows from the cursor on; the last one of packed rows is a block of its own. */
 NOINLINE void row_block_take(RowBlock *b, const Plan *plan, const Strip *s, Cursor *rows,
-                           ptrdiff_t row, ptrdiff_t end) {
+                             ptrdiff_t row, ptrdiff_t end) {
     const ColumnsPlan *c = &plan->columns;
     const int ragged = c->last_width != c->width;
     const ptrdiff_t full = ragged ? c->rows.count - 1 : c->rows.count;

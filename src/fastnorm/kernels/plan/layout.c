@@ -169,8 +169,8 @@ static void plan_rows(Plan *plan, Axis *kept, int nkept, Axis *reduced, int nred
     r->chunks = up(piece_count(r), r->per_chunk);
 }
 
-/* Batch norm of small maps, channels first: the elements of one sample are columns, which are pooled
- * for each channel.  Makes the axes of a map one, if so. */
+/* Batch norm of small maps, channels first: the elements of one sample are columns, which are
+ * pooled for each channel.  Makes the axes of a map one, if so. */
 static int join_maps(Axis *axes, int *n, ptrdiff_t itemsize) {
     const int first = 2; /* after samples and channels */
     ptrdiff_t size = 1;
@@ -200,7 +200,7 @@ static int join_group(Plan *plan, Axis *axes, int n, ptrdiff_t repeat) {
     last->size *= (last - 1)->size;
     last->role = KEPT | PARAM;
     last->param = (last - 1)->param || last->param; /* walked by the columns themselves */
-    last->stat = 0; /* a column knows its set */
+    last->stat = 0;                                 /* a column knows its set */
     *(last - 1) = *last;
     return n - 1;
 }

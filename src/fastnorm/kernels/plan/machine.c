@@ -76,7 +76,8 @@ ptrdiff_t stream_above(int threads, Measures what) {
         return chosen;
     if (here.l3 < STREAM_ABOVE)
         return STREAM_ABOVE;
-    /* The more is done between reading and storing, the less of what nearly fills the cache stays. */
+    /* The more is done between reading and storing, the less of what nearly fills the cache stays.
+     */
     const int eighths = what == MEASURES_NOTHING ? 8 : what == MEASURES_COLUMNS ? 7 : 4;
     return here.l3 / 8 * eighths * ((threads + here.sharing - 1) / here.sharing);
 }

@@ -1,5 +1,5 @@
-/* What is best on this processor, of things that change no bit; the state of its floating point; and
- * the special cases of the schedule that are switched on. */
+/* What is best on this processor, of things that change no bit; the state of its floating point;
+ * and the special cases of the schedule that are switched on. */
 #ifndef FASTNORM_MACHINE_H
 #define FASTNORM_MACHINE_H
 
@@ -9,8 +9,8 @@
 /* Call once, before the others. */
 void machine_init(void);
 
-/* The bytes that a thread finds again soon after it has read them: in its cache, or its share of one
- * that is fast. */
+/* The bytes that a thread finds again soon after it has read them: in its cache, or its share of
+ * one that is fast. */
 ptrdiff_t cache_bytes(int threads);
 
 /* Whether that is one that threads share. */

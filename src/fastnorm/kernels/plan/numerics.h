@@ -1,28 +1,28 @@
-/* Constants that bits depend on: how sums are grouped, by the shape of a set alone.  Change one, and
- * the golden bits of the tests change with it. */
+/* Constants that bits depend on: how sums are grouped, by the shape of a set alone.  Change one,
+ * and the golden bits of the tests change with it. */
 #ifndef FASTNORM_NUMERICS_H
 #define FASTNORM_NUMERICS_H
 
 enum {
-    LINE_BYTES = 64, /* a lane block: the lanes that are summed side by side on every tier */
-    CHAINS = 2,      /* lane blocks are added to so many sums in turn, which hides latency */
-    CHAIN = 8,       /* additions to one float32 sum before it joins the next level, */
-    LEVEL = 16,      /* and of such sums before they go to float64 */
-    CHUNK = 65536,   /* elements around one pivot */
-    COLUMN_CHAIN = 8, /* rows added to one float32 sum of a column, */
-    COLUMN_LEVEL = 4, /* and of such sums before they go to float64: a column has one lane only */
-    ROW_CHUNK = 1024, /* least rows of a column around one pivot, and of the tasks that measure */
-    ROW_CHUNKS = 64,  /* most of them */
-    PACK_COLUMNS = 32,      /* fewer columns than this leave vectors empty: rows are packed */
-    PACKED_COLUMNS = 128,   /* up to so many side by side */
-    GROUP_COLUMNS = 512,    /* a group of more channels has runs long enough to be rows */
-    GROUP_ROWS = 16,        /* groups of channels with fewer positions are rows, too */
-    MAP_COLUMNS = 256,      /* batch norm of smaller maps pools columns */
-    MAP_SAMPLES = 4,        /* if there are so many samples */
-    GRAD_ROWS = 32,         /* rows whose dweight and dbias are added in float32 */
-    GRAD_TASKS = 64,        /* most tasks with partial sums of dweight and dbias of their own */
-    GRAD_TABLE_SHARE = 8,   /* the partial sums are at most this part of what is read and written */
-    GRAD_STRIP = 256        /* columns whose dweight and dbias are summed across a row */
+    LINE_BYTES = 64,   /* a lane block: the lanes that are summed side by side on every tier */
+    CHAINS = 2,        /* lane blocks are added to so many sums in turn, which hides latency */
+    CHAIN = 8,         /* additions to one float32 sum before it joins the next level, */
+    LEVEL = 16,        /* and of such sums before they go to float64 */
+    CHUNK = 65536,     /* elements around one pivot */
+    COLUMN_CHAIN = 8,  /* rows added to one float32 sum of a column, */
+    COLUMN_LEVEL = 4,  /* and of such sums before they go to float64: a column has one lane only */
+    ROW_CHUNK = 1024,  /* least rows of a column around one pivot, and of the tasks that measure */
+    ROW_CHUNKS = 64,   /* most of them */
+    PACK_COLUMNS = 32, /* fewer columns than this leave vectors empty: rows are packed */
+    PACKED_COLUMNS = 128, /* up to so many side by side */
+    GROUP_COLUMNS = 512,  /* a group of more channels has runs long enough to be rows */
+    GROUP_ROWS = 16,      /* groups of channels with fewer positions are rows, too */
+    MAP_COLUMNS = 256,    /* batch norm of smaller maps pools columns */
+    MAP_SAMPLES = 4,      /* if there are so many samples */
+    GRAD_ROWS = 32,       /* rows whose dweight and dbias are added in float32 */
+    GRAD_TASKS = 64,      /* most tasks with partial sums of dweight and dbias of their own */
+    GRAD_TABLE_SHARE = 8, /* the partial sums are at most this part of what is read and written */
+    GRAD_STRIP = 256      /* columns whose dweight and dbias are summed across a row */
 };
 
 /* Float32 data whose sampled mean is between these powers of two is summed as it is; other data is

@@ -105,9 +105,9 @@ typedef struct {
 
 /* A backward pass: what it has besides the plan, whose y is dx. */
 typedef struct {
-    const char *grad;       /* laid out like y */
+    const char *grad;        /* laid out like y */
     const void *mean, *rstd; /* in the kernels' order; mean is NULL for RMS norm */
-    int frozen;             /* the statistics do not depend on x */
+    int frozen;              /* the statistics do not depend on x */
     ptrdiff_t params;
     ptrdiff_t sums_per_set; /* of rows: chunks, or runs that have a weight each */
     /* of rows that gather dweight and dbias along the run: tasks with tables of their own; if sets
@@ -146,10 +146,10 @@ struct Job {
     Backward backward;
     const Kernels *kernels;
     int is_backward, given, threads;
-    Moments *moments;  /* of chunks */
-    Stat *stats;       /* of sets, in the kernels' order; NULL: not wanted */
-    GradSums *sums;    /* of sets (and their chunks, and runs that have a weight each) */
-    double *tables;    /* partial sums of dweight and dbias */
+    Moments *moments; /* of chunks */
+    Stat *stats;      /* of sets, in the kernels' order; NULL: not wanted */
+    GradSums *sums;   /* of sets (and their chunks, and runs that have a weight each) */
+    double *tables;   /* partial sums of dweight and dbias */
     double *dweight, *dbias;
     ptrdiff_t moments_count, stats_count, sums_count, tables_count;
     size_t arena_bytes;

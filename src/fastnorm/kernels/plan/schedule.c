@@ -56,8 +56,8 @@ static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t stri
     Plan *plan = &job->plan;
     const ptrdiff_t block = plan->family == ROWS ? plan->rows.runs.count * plan->rows.length
                                                  : plan->columns.rows.count * plan->columns.width;
-    const double bytes = (double)arrays * (double)element_bytes(plan) * (double)block *
-                         (double)plan->sets.count;
+    const double bytes =
+        (double)arrays * (double)element_bytes(plan) * (double)block * (double)plan->sets.count;
     const int streams = features_on(FEATURE_STREAM) && plan->stream &&
                         bytes > (double)stream_above(job->threads, measures);
     plan->stream = streams;
@@ -109,7 +109,9 @@ static void schedule_rows(Job *job) {
 
 /* ---- columns ---- */
 
-static ptrdiff_t common_divisor(ptrdiff_t a, ptrdiff_t b) { return b ? common_divisor(b, a % b) : a; }
+static ptrdiff_t common_divisor(ptrdiff_t a, ptrdiff_t b) {
+    return b ? common_divisor(b, a % b) : a;
+}
 
 /* At most so many columns: whole sets, and whole lines of the output, if there can be. */
 static ptrdiff_t strip_of(const Plan *plan, ptrdiff_t most) {
@@ -122,7 +124,8 @@ static ptrdiff_t strip_of(const Plan *plan, ptrdiff_t most) {
     return MIN(c->width, strip);
 }
 
-/* More and narrower strips where a thread would be left without one, if rows do not get too short. */
+/* More and narrower strips where a thread would be left without one, if rows do not get too short.
+ */
 static ptrdiff_t even_strip(const Job *job, ptrdiff_t strip) {
     const Plan *plan = &job->plan;
     const ColumnsPlan *c = &plan->columns;
@@ -156,7 +159,8 @@ static void schedule_columns(Job *job) {
     c->apply_strip = strip_of(plan, APPLY_BYTES / real_bytes(plan));
     const ptrdiff_t tasks = (ptrdiff_t)job->threads * PARTS_PER_THREAD;
     const ptrdiff_t share = up(up(blocks * up(c->width, c->apply_strip) * rows, tasks), 16) * 16;
-    c->apply_rows = job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
+    c->apply_rows =
+        job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
     if (!fused)
         c->strip = strip_of(plan, STRIP_COLUMNS_APART);
     job->arena_bytes = job->kernels->columns_arena(job, MAX(c->strip, c->apply_strip));
@@ -167,8 +171,7 @@ static void schedule_columns(Job *job) {
     if (!job->given) {
         job->moments_count = blocks * c->chunks * c->sets_per_block;
         job->stats_count = plan->stats;
-        add_stage(job, job->kernels->columns_measure,
-                  blocks * c->chunks * up(c->width, c->strip));
+        add_stage(job, job->kernels->columns_measure, blocks * c->chunks * up(c->width, c->strip));
         add_stage(job, pool_columns, blocks * c->sets_per_block);
     }
     add_stage(job, job->kernels->columns_apply,
@@ -217,7 +220,8 @@ static void schedule_grad_rows(Job *job) {
     const Kernels *k = job->kernels;
     const ptrdiff_t sets = plan->sets.count;
     const int per_run = !plan->along && has_param(&r->runs);
-    const int fits = 4 * r->runs.count * r->length * element_bytes(plan) <= cache_bytes(job->threads);
+    const int fits =
+        4 * r->runs.count * r->length * element_bytes(plan) <= cache_bytes(job->threads);
     r->batch = batch_for(plan, BATCH_BYTES_GRAD);
     b->sums_per_set = per_run ? r->runs.count : r->chunks;
     ptrdiff_t items = sets;
@@ -264,7 +268,8 @@ static void schedule_grad_columns(Job *job) {
     /* Tables of rows that have a weight each are by strips. */
     c->apply_strip = plan->along ? strip_of(plan, APPLY_BYTES / 2 / real_bytes(plan)) : c->strip;
     const ptrdiff_t share = up(up(blocks * up(c->width, c->apply_strip) * rows, tasks), 16) * 16;
-    c->apply_rows = job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
+    c->apply_rows =
+        job->threads == 1 ? c->row_chunk : MAX(APPLY_LEAST_ROWS, MIN(share, c->row_chunk));
     b->strips = up(c->width, c->strip);
     if (fused) {
         add_stage(job, k->grad_columns_fused, blocks * b->strips);

@@ -66,8 +66,8 @@ static void trace_stage(const Job *job, const Stage *stage) {
         called[i] |= kernels[i] == stage->kernel;
 }
 
-/* Streamed stores are in memory before another thread is told of them: once at the end of a range of
- * work, because the fence waits for all of them. */
+/* Streamed stores are in memory before another thread is told of them: once at the end of a range
+ * of work, because the fence waits for all of them. */
 static void run_range(const Job *job, const Stage *stage, char *arena, ptrdiff_t first,
                       ptrdiff_t last) {
     const unsigned long before = fp_enter();
@@ -93,8 +93,8 @@ static void run_stage(const Job *job, const Stage *stage, char *arenas) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (ptrdiff_t i = 0; i < parts; i++) {
         const ptrdiff_t k = parts % threads ? i : i % threads * (parts / threads) + i / threads;
-        run_range(job, stage, arenas + (size_t)omp_get_thread_num() * job->arena_bytes, n * k / parts,
-                  n * (k + 1) / parts);
+        run_range(job, stage, arenas + (size_t)omp_get_thread_num() * job->arena_bytes,
+                  n * k / parts, n * (k + 1) / parts);
     }
 }
 

@@ -20,10 +20,10 @@ enum {
 };
 
 typedef struct {
-    real *buffer;    /* element 0 belongs at `y` */
-    char *y;         /* of a line of the output, if that is streamed */
-    ptrdiff_t fill;  /* elements in the buffer, with `skip` */
-    ptrdiff_t skip;  /* the first ones, which are not ours */
+    real *buffer;   /* element 0 belongs at `y` */
+    char *y;        /* of a line of the output, if that is streamed */
+    ptrdiff_t fill; /* elements in the buffer, with `skip` */
+    ptrdiff_t skip; /* the first ones, which are not ours */
     int dtype, stream;
 } Sink;
 
@@ -32,8 +32,12 @@ typedef struct {
 /* ---- element types that are not the arithmetic's ---- */
 
 #ifndef ARITHMETIC_F64
-INLINE vf32 half_to_real(int dtype, vu16 h) { return dtype == F16 ? f16_to_f32(h) : bf16_to_f32(h); }
-INLINE vu16 real_to_half(int dtype, vf32 f) { return dtype == F16 ? f32_to_f16(f) : f32_to_bf16(f); }
+INLINE vf32 half_to_real(int dtype, vu16 h) {
+    return dtype == F16 ? f16_to_f32(h) : bf16_to_f32(h);
+}
+INLINE vu16 real_to_half(int dtype, vf32 f) {
+    return dtype == F16 ? f32_to_f16(f) : f32_to_bf16(f);
+}
 
 INLINE void load_halves(int dtype, const uint16_t *x, float *to, ptrdiff_t n) {
     ptrdiff_t i = 0;
@@ -86,8 +90,12 @@ INLINE void stream_halves(int dtype, const float *from, uint16_t *y, ptrdiff_t n
 NOINLINE void load_f16(const void *x, void *to, ptrdiff_t n) { load_halves(F16, x, to, n); }
 NOINLINE void load_bf16(const void *x, void *to, ptrdiff_t n) { load_halves(BF16, x, to, n); }
 NOINLINE void store_f16(const float *from, void *y, ptrdiff_t n) { store_halves(F16, from, y, n); }
-NOINLINE void store_bf16(const float *from, void *y, ptrdiff_t n) { store_halves(BF16, from, y, n); }
-NOINLINE void stream_f16(const float *from, void *y, ptrdiff_t n) { stream_halves(F16, from, y, n); }
+NOINLINE void store_bf16(const float *from, void *y, ptrdiff_t n) {
+    store_halves(BF16, from, y, n);
+}
+NOINLINE void stream_f16(const float *from, void *y, ptrdiff_t n) {
+    stream_halves(F16, from, y, n);
+}
 NOINLINE void stream_bf16(const float *from, void *y, ptrdiff_t n) {
     stream_halves(BF16, from, y, n);
 }
@@ -177,8 +185,8 @@ NOINLINE void sink_flush(Sink *s) {
 NOINLINE void sink_end(Sink *s) {
     sink_flush(s);
     if (s->fill > s->skip)
-        store_elements(s->dtype, s->buffer + s->skip,
-                       s->y + s->skip * ELEMENT_BYTES(s->dtype), s->fill - s->skip);
+        store_elements(s->dtype, s->buffer + s->skip, s->y + s->skip * ELEMENT_BYTES(s->dtype),
+                       s->fill - s->skip);
     s->y = NULL;
     s->fill = s->skip = 0;
 }

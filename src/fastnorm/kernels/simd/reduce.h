@@ -14,8 +14,8 @@
 #define HALVES(a, b, w, low, high)                                                                 \
     switch (w) {                                                                                   \
     case 16:                                                                                       \
-        low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22,    \
-                                      23);                                                         \
+        low =                                                                                      \
+            __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23); \
         high = __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, \
                                        30, 31);                                                    \
         break;                                                                                     \

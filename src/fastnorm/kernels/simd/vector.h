@@ -87,9 +87,7 @@ typedef struct {
 
 #define EACH_VECTOR UNROLL for (int k = 0; k < NV; k++)
 
-INLINE vreal splat(real a) {
-    return a - (vreal){0};
-}
+INLINE vreal splat(real a) { return a - (vreal){0}; }
 
 INLINE line line_splat(real a) {
     line r;
@@ -103,9 +101,7 @@ INLINE line line_load(const real *p) {
     return r;
 }
 
-INLINE void line_store(real *p, line a) {
-    EACH_VECTOR memcpy(p + k * VL, &a.v[k], sizeof a.v[k]);
-}
+INLINE void line_store(real *p, line a) { EACH_VECTOR memcpy(p + k * VL, &a.v[k], sizeof a.v[k]); }
 
 INLINE line line_add(line a, line b) {
     EACH_VECTOR a.v[k] += b.v[k];
@@ -192,7 +188,8 @@ static const _Alignas(LINE_BYTES) int32_t ones_then_zeros[2 * LINE_BYTES / 4] = 
 
 INLINE vmask first_lanes(ptrdiff_t n, int k) {
     vmask m;
-    memcpy(&m, (const char *)ones_then_zeros + LINE_BYTES - n * (ptrdiff_t)sizeof(real) + k * VBYTES,
+    memcpy(&m,
+           (const char *)ones_then_zeros + LINE_BYTES - n * (ptrdiff_t)sizeof(real) + k * VBYTES,
            sizeof m);
     return m;
 }
@@ -206,9 +203,8 @@ INLINE line line_first(line a, ptrdiff_t n) {
 
 INLINE line line_load_part(const real *p, ptrdiff_t n) {
     line r;
-    EACH_VECTOR r.v[k] =
-        BY_TYPE((vreal)_mm256_maskload_ps(p + k * VL, (__m256i)first_lanes(n, k)),
-                (vreal)_mm256_maskload_pd(p + k * VL, (__m256i)first_lanes(n, k)));
+    EACH_VECTOR r.v[k] = BY_TYPE((vreal)_mm256_maskload_ps(p + k * VL, (__m256i)first_lanes(n, k)),
+                                 (vreal)_mm256_maskload_pd(p + k * VL, (__m256i)first_lanes(n, k)));
     return r;
 }
 

@@ -1,5 +1,5 @@
-/* One tier and one type of the arithmetic: all that is exported is a table of kernels.  TARGET names
- * it; with ARITHMETIC_F64 it is for float64. */
+/* One tier and one type of the arithmetic: all that is exported is a table of kernels.  TARGET
+ * names it; with ARITHMETIC_F64 it is for float64. */
 #include "../pipeline/columns.h"
 #include "../pipeline/grad_columns.h"
 #include "../pipeline/grad_rows.h"
