@@ -38,6 +38,10 @@ INLINE void grad_columns_begin(GradColumns *g, const Job *job, char *arena, ptrd
 
 /* ---- sums ---- */
 
+typedef struct {
+    ptrdiff_t first, count;
+} RowRange;
+
 /* Offsets of a tile: its first column in x, and in the gradient and dx. */
 typedef struct {
     Place block;
@@ -96,68 +100,87 @@ NOINLINE void grad_sum(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdi
     }
 }
 
-/* The sums of columns of which the arithmetic has left the range, and of exceptional columns,
- * element by element; of the shrunk sets, if `shrunk`. */
-NOINLINE void grad_exceptional_columns(GradColumns *g, const GradTile *t, ptrdiff_t first,
-                                       ptrdiff_t count, int shrunk) {
-    const Job *job = g->base.job;
-    const Plan *plan = &job->plan;
-    const Strip *s = t->strip;
+/* The sums of column i, element by element, shrunk if `beyond` says so. */
+NOINLINE GradSums grad_column_sums(const GradColumns *g, const GradTile *t, ptrdiff_t set,
+                                   ptrdiff_t i, const RowRange *range, int beyond) {
+    const Plan *plan = g->base.plan;
+    const ColumnsPlan *c = &plan->columns;
+    const ptrdiff_t offset = i * g->base.size, end = range->first + range->count;
+    GradSums sums = {0, 0, 0, beyond};
+    Cursor rows;
+    cursor_at(&rows, &c->rows, range->first);
+    for (ptrdiff_t k = range->first; k < end; k++) {
+        const ptrdiff_t param = t->block.param + rows.at.param;
+        const ElementPair e = {t->x + rows.at.x + offset, t->grad + rows.at.y + offset,
+                               t->strip->mean[set], t->strip->rstd[set]};
+        const ElementParams params = {
+            g->how & ACROSS && plan->weight ? (const real *)plan->weight + param : NULL, NULL, 0};
+        if (k + 1 == c->rows.count && i >= c->last_width && c->packed > 1)
+            break;
+        exceptional_grad_sums(g->base.job, &e, 1, &params, &sums);
+        if (k + 1 < end)
+            cursor_next(&rows);
+    }
+    return sums;
+}
+
+INLINE void strip_set_total(Strip *s, ptrdiff_t i, const GradSums *sums) {
+    s->total[0][i] = sums->g;
+    s->total[1][i] = sums->gx;
+    s->total[2][i] = sums->x;
+}
+
+INLINE int strip_total_within(const Strip *s, ptrdiff_t i) {
+    return grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]);
+}
+
+/* The sums of exceptional columns, and of those whose sums have left the range: as of rows, see
+ * grad_exceptional_sums; but all columns of a set are shrunk, if one is, because they are added. */
+NOINLINE void grad_exceptional_columns(GradColumns *g, const GradTile *t, const RowRange *range) {
+    const Plan *plan = g->base.plan;
+    const int is_double = plan->dtype == F64;
+    Strip *s = t->strip;
     Column c;
     column_at(&c, plan, s);
     for (ptrdiff_t i = 0; i < s->width; i++, column_next(&c, plan)) {
-        const int within = grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]);
-        GradSums sums = {0, 0, 0, shrunk ? SHRUNK : WITHIN};
-        Cursor rows;
-        if (shrunk ? s->beyond[c.set] != SHRUNK : !s->is_exceptional[i] && within)
+        const int exceptional = s->is_exceptional[i];
+        if (!exceptional && strip_total_within(s, i))
             continue;
-        if (!shrunk && !s->is_exceptional[i])
-            s->beyond[c.set] = WIDENED;
-        cursor_at(&rows, &plan->columns.rows, first);
-        for (ptrdiff_t k = first; k < first + count; k++) {
-            const ptrdiff_t offset = i * g->base.size, param = t->block.param + rows.at.param;
-            const ElementPair e = {t->x + rows.at.x + offset, t->grad + rows.at.y + offset,
-                                   s->mean[c.set], s->rstd[c.set]};
-            const ElementParams params = {
-                g->how & ACROSS && plan->weight ? (const real *)plan->weight + param : NULL, NULL,
-                0};
-            if (k + 1 == plan->columns.rows.count && i >= plan->columns.last_width &&
-                plan->columns.packed > 1)
-                break;
-            exceptional_grad_sums(job, &e, 1, &params, &sums);
-            if (k + 1 < first + count)
-                cursor_next(&rows);
+        if (exceptional || !is_double) {
+            const GradSums sums = grad_column_sums(g, t, c.set, i, range, WITHIN);
+            const int within = grad_sums_within(sums.g, sums.gx, sums.x);
+            if (exceptional || within)
+                strip_set_total(s, i, &sums);
+            if (!exceptional && within)
+                s->beyond[c.set] = WIDENED;
+            if (!is_double || within)
+                continue;
         }
-        s->total[0][i] = sums.g;
-        s->total[1][i] = sums.gx;
-        s->total[2][i] = sums.x;
+        const GradSums sums = grad_column_sums(g, t, c.set, i, range, SHRUNK);
+        if (grad_sums_within(sums.g, sums.gx, sums.x))
+            s->beyond[c.set] = SHRUNK;
     }
-}
-
-INLINE int grad_columns_within(const Strip *s) {
-    int within = 1;
-    for (ptrdiff_t i = 0; i < s->width; i++)
-        within &= grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]);
-    return within;
+    column_at(&c, plan, s);
+    for (ptrdiff_t i = 0; is_double && i < s->width; i++, column_next(&c, plan)) {
+        if (s->beyond[c.set] == SHRUNK) {
+            const GradSums sums = grad_column_sums(g, t, c.set, i, range, SHRUNK);
+            strip_set_total(s, i, &sums);
+        }
+    }
 }
 
 /* All rows of a chunk have been added. */
 INLINE void grad_end_chunk(GradColumns *g, const GradTile *t, ptrdiff_t first, ptrdiff_t count) {
-    const Plan *plan = g->base.plan;
+    const RowRange range = {first, count};
     Strip *s = t->strip;
+    int within = !s->exceptional;
     memset(s->beyond, WITHIN, (size_t)s->sets);
     if (s->open)
         strip_close(s, 0, SUMS);
-    if (s->exceptional || !grad_columns_within(s))
-        grad_exceptional_columns(g, t, first, count, 0);
-    if (plan->dtype == F64 && !grad_columns_within(s)) {
-        Column c;
-        column_at(&c, plan, s);
-        for (ptrdiff_t i = 0; i < s->width; i++, column_next(&c, plan))
-            if (!grad_sums_within(s->total[0][i], s->total[1][i], s->total[2][i]))
-                s->beyond[c.set] = SHRUNK;
-        grad_exceptional_columns(g, t, first, count, 1);
-    }
+    for (ptrdiff_t i = 0; i < s->width; i++)
+        within &= strip_total_within(s, i);
+    if (__builtin_expect(!within, 0))
+        grad_exceptional_columns(g, t, &range);
     if (!grad_by_column(g->base.plan))
         strip_pool(g->base.plan, s, SUMS);
 }

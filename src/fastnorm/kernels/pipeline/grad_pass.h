@@ -71,15 +71,23 @@ NOINLINE void grad_exceptional_pieces(const Range *r, const Batch *b, int j, ptr
     }
 }
 
-/* The same, shrunk if they leave its range. */
+/* The sums of an exceptional set, or of one whose sums have left the range; those stay as they are
+ * if it is an element that is not finite. */
 NOINLINE void grad_exceptional_sums(const Range *r, const Batch *b, int j, ptrdiff_t first,
                                     ptrdiff_t last, GradSums *sums) {
-    *sums = (GradSums){0, 0, 0, b->exceptional >> j & 1 ? WITHIN : WIDENED};
-    grad_exceptional_pieces(r, b, j, first, last, sums);
-    if (r->plan->dtype == F64 && !grad_sums_within(sums->g, sums->gx, sums->x)) {
-        *sums = (GradSums){0, 0, 0, SHRUNK};
-        grad_exceptional_pieces(r, b, j, first, last, sums);
+    const int exceptional = b->exceptional >> j & 1, is_double = r->plan->dtype == F64;
+    GradSums again = {0, 0, 0, exceptional ? WITHIN : WIDENED};
+    if (exceptional || !is_double) {
+        grad_exceptional_pieces(r, b, j, first, last, &again);
+        if (exceptional || grad_sums_within(again.g, again.gx, again.x))
+            *sums = again;
+        if (!is_double || grad_sums_within(again.g, again.gx, again.x))
+            return;
     }
+    again = (GradSums){0, 0, 0, SHRUNK};
+    grad_exceptional_pieces(r, b, j, first, last, &again);
+    if (grad_sums_within(again.g, again.gx, again.x))
+        *sums = again;
 }
 
 NOINLINE void grad_apply_exceptional(Range *r, const Batch *b, const PieceWalk *piece, int j) {

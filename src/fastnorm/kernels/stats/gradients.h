@@ -78,9 +78,10 @@ static inline GradSums grad_sums_weighted(const GradSums *sums, double w) {
     const double plain = shrunk ? 1 / GRAD_SHRINK : 1, small = shrunk ? 1 : GRAD_SHRINK;
     GradSums s = {sums->g * plain * (w * plain), sums->gx * plain * (w * plain), sums->x,
                   shrunk ? WIDENED : sums->beyond};
-    if (!grad_sums_within(s.g, s.gx, 0))
-        s = (GradSums){sums->g * small * (w * small), sums->gx * small * (w * small), sums->x,
-                       SHRUNK};
+    const GradSums less = {sums->g * small * (w * small), sums->gx * small * (w * small), sums->x,
+                           SHRUNK};
+    if (!grad_sums_within(s.g, s.gx, 0) && grad_sums_within(less.g, less.gx, 0))
+        return less;
     return s;
 }
 
