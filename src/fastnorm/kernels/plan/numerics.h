@@ -7,6 +7,7 @@ enum {
     LINE_BYTES = 64,   /* a lane block: the lanes that are summed side by side on every tier */
     CHAINS = 2,        /* lane blocks are added to so many sums in turn, which hides latency */
     CHAIN = 8,         /* additions to one float32 sum before it joins the next level, */
+    SEGMENT_BYTES = CHAINS * CHAIN * LINE_BYTES, /* of a run: added by chains alone */
     LEVEL = 16,        /* and of such sums before they go to float64 */
     CHUNK = 65536,     /* elements around one pivot */
     COLUMN_CHAIN = 8,  /* rows added to one float32 sum of a column, */
@@ -17,7 +18,7 @@ enum {
     PACKED_COLUMNS = 128, /* up to so many side by side */
     GROUP_COLUMNS = 512,  /* a group of more channels has runs long enough to be rows */
     GROUP_ROWS = 16,      /* groups of channels with fewer positions are rows, too */
-    MAP_COLUMNS = 256,    /* batch norm of smaller maps pools columns */
+    MAP_COLUMNS = 128,    /* batch norm of smaller maps pools columns */
     MAP_SAMPLES = 4,      /* if there are so many samples */
     GRAD_ROWS = 32,       /* rows whose dweight and dbias are added in float32 */
     GRAD_TASKS = 64,      /* most tasks with partial sums of dweight and dbias of their own */

@@ -47,9 +47,12 @@ static int stores_whole_lines(const Plan *plan, ptrdiff_t strip) {
 /* Whether runs are so long that most of their lines are whole. */
 static int has_seams(const Job *job, ptrdiff_t strip) {
     const Plan *plan = &job->plan;
-    const ptrdiff_t run = plan->family == ROWS ? plan->rows.length : strip;
+    const ptrdiff_t bytes =
+        element_bytes(plan) * (plan->family == ROWS ? plan->rows.length : strip);
+    /* Sets of one segment have a loop of their own, which stages. */
+    const int is_short = plan->family == ROWS && piece_count(&plan->rows) == 1;
     return features_on(FEATURE_SEAMS) && !job->is_backward &&
-           run * element_bytes(plan) > SEAMS_ABOVE_BYTES;
+           bytes > (is_short ? SEGMENT_BYTES : SEAMS_ABOVE_BYTES);
 }
 
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {

@@ -37,7 +37,7 @@ enum {
     BATCH_BYTES = 16384,      /* they are read again from the L1 cache */
     BATCH_BYTES_GRAD = 8192,  /* of two arrays */
     STAGE_BYTES = 8192,       /* staged before it leaves: few branches, and in L1 */
-    SEAMS_ABOVE_BYTES = 1024, /* shorter runs are mostly ends; as long as a segment of sums */
+    SEAMS_ABOVE_BYTES = 512, /* shorter runs are mostly ends */
     TILE_BYTES = 16384,       /* converted elements of a batch */
     AHEAD_BYTES = 4096,       /* from the sums to what is fetched: a page of memory, at most */
     SERIAL_BELOW = 32768,     /* fewer elements are done sooner than a second thread is woken */
