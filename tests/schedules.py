@@ -8,18 +8,6 @@ from collections.abc import Iterable, Iterator
 import fastnorm
 from fastnorm import _core
 
-# UNTIL THE CORE HAS THEM
-for name, stand_in in {
-    "features": dict,
-    "use_features": lambda mask: None,
-    "kernel_names": tuple,
-    "trace_kernels": lambda on: None,
-    "kernels_called": set,
-}.items():
-    if not hasattr(_core, name):
-        setattr(_core, name, stand_in)
-# UNTIL HERE
-
 # The special cases of the schedule that are on, and from how many bytes on results are streamed.
 SCHEDULES = {
     "usual": (-1, -1),

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from helpers import assert_same_bits, every_dtype, every_operation
 from paths import paths
 from schedules import use_schedule
 
 import fastnorm
 from fastnorm import _core
-
-# UNTIL THE CORE HAS THEM
-pytestmark = pytest.mark.skipif(not _core.features(), reason="this core has no special cases")
-# UNTIL HERE
 
 
 def test_names_and_bits():

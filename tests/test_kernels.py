@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from helpers import DTYPES, OPERATIONS, assert_same_bits, every_dtype, every_operation
 from paths import paths
 from schedules import schedules, tiers_and_schedules
@@ -17,9 +16,6 @@ import fastnorm
 from fastnorm import _core
 
 
-# UNTIL THE CORE HAS THEM
-@pytest.mark.skipif(not _core.kernel_names(), reason="this core has no table of names")
-# UNTIL HERE
 def test_every_kernel_is_called():
     fastnorm.set_num_threads(1)
     _core.trace_kernels(True)

@@ -34,6 +34,10 @@ typedef struct {
     line g, gx, x;
 } GradLines;
 
+INLINE GradLines grad_add_lines(const GradLines *a, const GradLines *b) {
+    return (GradLines){line_add(a->g, b->g), line_add(a->gx, b->gx), line_add(a->x, b->x)};
+}
+
 INLINE line grad_load(const real *p, ptrdiff_t n) {
     return n < LINE ? line_load_part(p, n) : line_load(p);
 }
@@ -102,10 +106,10 @@ INLINE const real *grad_elements(const int how, const Elems *e, real *tile, int 
 
 INLINE void grad_row_piece(const int how, const GradApply *a, const GradMeasure *m, real *tiles,
                            int dtype, ptrdiff_t n) {
-    enum { PART = CHAIN * LINE }; /* one chain: there are three sums */
+    enum { PART = CHAIN * LINE, PARTS = 4 }; /* one chain: there are three sums */
     const line zero = {0};
     GradCoefs c = {zero, zero, zero, zero, zero, zero}, of_sums = c;
-    GradLines total = {zero, zero, zero};
+    GradLines total = {zero, zero, zero}, some = total; /* xhat of sorted elements grows, and cancels */
     real *to = NULL;
     if (how & APPLY) {
         c = (GradCoefs){line_splat(a->hi),      line_splat(a->rstd),   line_splat(a->xhat_shift),
@@ -149,9 +153,11 @@ INLINE void grad_row_piece(const int how, const GradApply *a, const GradMeasure 
         if (i < length)
             STEP(i, length - i);
 #undef STEP
-        total.g = line_add(total.g, s.g);
-        total.gx = line_add(total.gx, s.gx);
-        total.x = line_add(total.x, s.x);
+        some = grad_add_lines(&some, &s);
+        if (start / PART % PARTS == PARTS - 1 || start + length == n) {
+            total = grad_add_lines(&total, &some);
+            some = (GradLines){zero, zero, zero};
+        }
         if (how & APPLY)
             to = how & STAGED ? sink_put(a->sink, length) : to + length;
         start += length;

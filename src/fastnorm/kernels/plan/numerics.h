@@ -7,7 +7,6 @@ enum {
     LINE_BYTES = 64,   /* a lane block: the lanes that are summed side by side on every tier */
     CHAINS = 2,        /* lane blocks are added to so many sums in turn, which hides latency */
     CHAIN = 8,         /* additions to one float32 sum before it joins the next level, */
-    SEGMENT_BYTES = CHAINS * CHAIN * LINE_BYTES, /* of a run: added by chains alone */
     LEVEL = 16,        /* and of such sums before they go to float64 */
     CHUNK = 65536,     /* elements around one pivot */
     COLUMN_CHAIN = 8,  /* rows added to one float32 sum of a column, */

@@ -49,10 +49,8 @@ static int has_seams(const Job *job, ptrdiff_t strip) {
     const Plan *plan = &job->plan;
     const ptrdiff_t bytes =
         element_bytes(plan) * (plan->family == ROWS ? plan->rows.length : strip);
-    /* Sets of one segment have a loop of their own, which stages. */
-    const int is_short = plan->family == ROWS && piece_count(&plan->rows) == 1;
     return features_on(FEATURE_SEAMS) && !job->is_backward &&
-           bytes > (is_short ? SEGMENT_BYTES : SEAMS_ABOVE_BYTES);
+           bytes > SEAMS_ABOVE_BYTES;
 }
 
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {
