@@ -282,6 +282,7 @@ INLINE void row_piece(const int how, const RowApply *a, const RowMeasure *m, rea
     if (has_seams(how) && how & APPLY) {
         head = (LINE_BYTES - (ptrdiff_t)((uintptr_t)a->to % LINE_BYTES)) % LINE_BYTES /
                (ptrdiff_t)sizeof(real);
+        head = MIN(head, n);
         lines = (n - head) / LINE * LINE;
         if (head)
             row_apply_end(how, a, (char *)a->to, 0, head, &c);
