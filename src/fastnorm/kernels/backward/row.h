@@ -109,7 +109,8 @@ INLINE void grad_row_piece(const int how, const GradApply *a, const GradMeasure 
     enum { PART = CHAIN * LINE, PARTS = 4 }; /* one chain: there are three sums */
     const line zero = {0};
     GradCoefs c = {zero, zero, zero, zero, zero, zero}, of_sums = c;
-    GradLines total = {zero, zero, zero}, some = total; /* xhat of sorted elements grows, and cancels */
+    GradLines total = {zero, zero, zero},
+              some = total; /* xhat of sorted elements grows, and cancels */
     real *to = NULL;
     if (how & APPLY) {
         c = (GradCoefs){line_splat(a->hi),      line_splat(a->rstd),   line_splat(a->xhat_shift),

@@ -45,8 +45,7 @@ INLINE void range_begin(Range *r, const Job *job, char *arena) {
     r->size = ELEMENT_BYTES(plan->dtype);
     r->resident = piece_count(rows) == 1 && rows->batch * rows->length <= TILE;
     r->short_rows = piece_count(rows) == 1 && rows->length <= SEGMENT &&
-                    plan->store != STORE_SEAMS &&
-                    (plan->dtype == REAL_DTYPE || r->resident);
+                    plan->store != STORE_SEAMS && (plan->dtype == REAL_DTYPE || r->resident);
     r->per_run = !plan->along && has_param(&rows->runs);
     r->close = MAX(1, LEVEL / up(MIN(rows->length, rows->piece), SEGMENT));
     r->prefetch_bytes = AHEAD_BYTES;

@@ -271,8 +271,8 @@ static void rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t l
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
     if (r.plan->dtype == REAL_DTYPE)
-        r.short_rows = piece_count(rows) == 1 && rows->length <= SEGMENT &&
-                       r.plan->store != STORE_SEAMS;
+        r.short_rows =
+            piece_count(rows) == 1 && rows->length <= SEGMENT && r.plan->store != STORE_SEAMS;
     /* Backwards: what was measured last is still in the cache. */
     const ptrdiff_t end = r.plan->sets.count * rows->chunks;
     const ptrdiff_t from = job->given ? first : end - last, to = job->given ? last : end - first;

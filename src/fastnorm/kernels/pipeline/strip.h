@@ -201,10 +201,6 @@ INLINE const char *row_block_elements(int how, const Plan *plan, const RowBlock 
     return (const char *)tile;
 }
 
-INLINE ptrdiff_t tile_reals(ptrdiff_t columns, ptrdiff_t line) {
-    return COLUMN_CHAIN * (up(columns, line) + 1) * line;
-}
-
 /* Sums of `open` chains go from float32 to float64. */
 NOINLINE void strip_close(Strip *s, int first_sum, int sums) {
     for (int k = first_sum; k < sums; k++) {

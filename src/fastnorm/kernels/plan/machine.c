@@ -69,8 +69,6 @@ ptrdiff_t cache_bytes(int threads) {
     return share > here.l2 ? share : here.l2;
 }
 
-int shares_cache(void) { return here.l3 > 0; }
-
 ptrdiff_t stream_above(int threads, Measures what) {
     if (chosen >= 0)
         return chosen;

@@ -13,9 +13,6 @@ void machine_init(void);
  * one that is fast. */
 ptrdiff_t cache_bytes(int threads);
 
-/* Whether that is one that threads share. */
-int shares_cache(void);
-
 /* What a call measures before it applies. */
 typedef enum { MEASURES_NOTHING, MEASURES_COLUMNS, MEASURES_ROWS } Measures;
 

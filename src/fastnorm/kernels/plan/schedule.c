@@ -49,8 +49,7 @@ static int has_seams(const Job *job, ptrdiff_t strip) {
     const Plan *plan = &job->plan;
     const ptrdiff_t bytes =
         element_bytes(plan) * (plan->family == ROWS ? plan->rows.length : strip);
-    return features_on(FEATURE_SEAMS) && !job->is_backward &&
-           bytes > SEAMS_ABOVE_BYTES;
+    return features_on(FEATURE_SEAMS) && !job->is_backward && bytes > SEAMS_ABOVE_BYTES;
 }
 
 static void choose_store(Job *job, int arrays, Measures measures, ptrdiff_t strip) {

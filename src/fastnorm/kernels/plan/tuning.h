@@ -14,7 +14,6 @@
     X(SEAMS, "seams")             /* of long runs only the ends are staged */                      \
     X(PREFETCH, "prefetch")       /* the sums fetch ahead */                                       \
     X(ABREAST, "abreast")         /* several rows of columns share a load of coefficients */       \
-    X(MAPS, "maps")               /* batch norm of small maps in inference pools columns */        \
     X(EVEN_STRIPS, "even_strips") /* strips are cut so that all threads have as many */
 
 enum FeatureNumber {
@@ -33,14 +32,14 @@ enum Feature {
 };
 
 enum {
-    BATCH = 16,               /* sets whose statistics are lanes of a vector or two */
-    BATCH_BYTES = 16384,      /* they are read again from the L1 cache */
-    BATCH_BYTES_GRAD = 8192,  /* of two arrays */
-    STAGE_BYTES = 8192,       /* staged before it leaves: few branches, and in L1 */
+    BATCH = 16,              /* sets whose statistics are lanes of a vector or two */
+    BATCH_BYTES = 16384,     /* they are read again from the L1 cache */
+    BATCH_BYTES_GRAD = 8192, /* of two arrays */
+    STAGE_BYTES = 8192,      /* staged before it leaves: few branches, and in L1 */
     SEAMS_ABOVE_BYTES = 512, /* shorter runs are mostly ends */
-    TILE_BYTES = 16384,       /* converted elements of a batch */
-    AHEAD_BYTES = 4096,       /* from the sums to what is fetched: a page of memory, at most */
-    SERIAL_BELOW = 32768,     /* fewer elements are done sooner than a second thread is woken */
+    TILE_BYTES = 16384,      /* converted elements of a batch */
+    AHEAD_BYTES = 4096,      /* from the sums to what is fetched: a page of memory, at most */
+    SERIAL_BELOW = 32768,    /* fewer elements are done sooner than a second thread is woken */
     PARTS_PER_THREAD =
         8, /* ranges of items handed to each: a thread that is slowed down does less */
     STRIP_COLUMNS = 512,        /* columns at a time: their sums stay in L1 */
