@@ -257,8 +257,8 @@ def test_gradients_times_weights_near_the_end_of_the_range(op, name, rng):
 LIMITS = {  # scale of x and of the weight, and the times that they may take of what 1 takes
     "weights of 1e-32": (1, 1e-32, 2),
     "data of 1e-20": (1e-20, 1, 2),
-    # Subnormal numbers are operands of two multiplications in each direction, which wait for them: ten
-    # times, which is aimed at, is not reached by all processors.
+    # Subnormal numbers are operands of two multiplications in each direction, which wait for
+    # them: ten times, which is aimed at, is not reached by all processors.
     "data of 1e-39": (1e-39, 1, 20),
 }
 TIMED = {  # about 4 MB each
