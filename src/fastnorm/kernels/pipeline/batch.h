@@ -22,6 +22,13 @@ enum {
     FROZEN = 256 /* backward: the statistics do not depend on x */
 };
 
+INLINE int store_flags(const Plan *plan) {
+    return plan->store == STORE_STREAM   ? STREAMED
+           : plan->store == STORE_STAGED ? STAGED
+           : plan->store == STORE_SEAMS  ? STREAMED | STAGED
+                                         : 0;
+}
+
 enum { SUMS = 3 /* of d and d*d; backward: of g, g*xhat and xhat */ };
 
 typedef struct {

@@ -21,16 +21,9 @@ typedef struct {
     ApplyRows *apply_rows;
 } ColumnRange;
 
-INLINE int columns_store(const Plan *plan) {
-    return plan->store == STORE_STREAM   ? STREAMED
-           : plan->store == STORE_STAGED ? STAGED
-           : plan->store == STORE_SEAMS  ? STREAMED | STAGED
-                                         : 0;
-}
-
 INLINE int columns_how(const Plan *plan) {
     return (plan->centre ? CENTRE : 0) |
-           (!plan->along && (plan->weight || plan->bias) ? ACROSS : 0) | columns_store(plan) |
+           (!plan->along && (plan->weight || plan->bias) ? ACROSS : 0) | store_flags(plan) |
            (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 
@@ -89,7 +82,7 @@ NOINLINE void strip_sum(int how, const Plan *plan, Strip *s, const char *base, p
         strip_close(s, how & CENTRE ? 0 : 1, 2);
 }
 
-/* Whether a column of the strip is, in the last row, beyond where packing ends. */
+/* The column, in the strip, of a member of a set: packed rows outside, the group inside. */
 INLINE ptrdiff_t set_column(const Plan *plan, const Strip *s, ptrdiff_t set, ptrdiff_t member) {
     const ColumnsPlan *c = &plan->columns;
     const ptrdiff_t channels = c->packed > 1 ? c->width / c->packed : s->width;

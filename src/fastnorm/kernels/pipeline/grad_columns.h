@@ -15,7 +15,7 @@ typedef struct {
 
 INLINE int grad_columns_how(const Job *job) {
     const Plan *plan = &job->plan;
-    return columns_store(plan) | (plan->centre ? CENTRE : 0) | (!plan->along ? ACROSS : 0) |
+    return store_flags(plan) | (plan->centre ? CENTRE : 0) | (!plan->along ? ACROSS : 0) |
            (job->backward.frozen ? FROZEN : 0) | (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 

@@ -7,10 +7,7 @@
 INLINE int grad_rows_how(const Job *job) {
     const Plan *plan = &job->plan;
     return BACKWARD | (plan->centre ? CENTRE : 0) | (plan->along ? ACROSS : 0) |
-           (job->backward.frozen ? FROZEN : 0) |
-           (plan->store == STORE_STREAM   ? STREAMED
-            : plan->store == STORE_STAGED ? STAGED
-                                          : 0) |
+           (job->backward.frozen ? FROZEN : 0) | store_flags(plan) |
            (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 
@@ -185,7 +182,7 @@ static void grad_rows_measure(const Job *job, char *arena, ptrdiff_t first, ptrd
     }
 }
 
-/* Sums to statistics, which overwrite the first sums of the set: see grad_load. */
+/* Sums to statistics of sets: shift, g and gx, in the fields of a Stat. */
 static void grad_rows_pool(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t last) {
     Cursor set;
     (void)arena;

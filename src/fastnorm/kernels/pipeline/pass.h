@@ -33,7 +33,6 @@ typedef struct {
     ptrdiff_t gathered; /* additions since the last time */
     int by_run;         /* runs of a set share parameters */
     double *table;
-    ptrdiff_t first_piece, last_piece; /* of all sets, which this range applies */
 } Range;
 
 INLINE void range_begin(Range *r, const Job *job, char *arena) {
@@ -54,8 +53,6 @@ INLINE void range_begin(Range *r, const Job *job, char *arena) {
     if (!features_on(FEATURE_PREFETCH))
         r->prefetch_bytes = 0;
     r->first_param = r->params = r->gathered = 0;
-    r->first_piece = 0;
-    r->last_piece = piece_count(rows);
     sink_begin(&r->sink, plan, r->arena->stage);
 }
 

@@ -14,7 +14,7 @@
 
 typedef struct {
     ptrdiff_t first, last; /* pieces */
-    double n;              /* elements of a set */
+    double n;              /* elements of it, in a set */
 } RowChunk;
 
 INLINE RowChunk row_chunk(const RowsPlan *rows, ptrdiff_t chunk) {
@@ -140,11 +140,7 @@ static void batch_finish(Range *r, Batch *b, const Moments *merged) {
 
 INLINE int rows_how(const Plan *plan) {
     return (plan->centre ? CENTRE : 0) | (plan->along && plan->weight ? ACROSS : 0) |
-           (plan->store == STORE_STREAM   ? STREAMED
-            : plan->store == STORE_STAGED ? STAGED
-            : plan->store == STORE_SEAMS  ? STREAMED | STAGED
-                                          : 0) |
-           (plan->dtype != REAL_DTYPE ? CONVERT : 0);
+           store_flags(plan) | (plan->dtype != REAL_DTYPE ? CONVERT : 0);
 }
 
 /* What a direction does: the passes of a call, and what comes before and after sums. */
@@ -187,12 +183,13 @@ INLINE void pass_chunk(const Direction *d, Range *r, Batch *applied, Batch *meas
         d->apply(r, applied, NULL, &(Span){c->first, c->last, both, applies});
 }
 
-/* Sum and apply the sets first..last-1; `batch_sets`: of a batch whose first is the given one. */
+/* Sets of the next batch, after so many: no batch reaches over a flush of dweight and dbias. */
 INLINE ptrdiff_t sets_of_batch(const Range *r, ptrdiff_t taken) {
     const ptrdiff_t batch = r->plan->rows.batch;
     return r->params ? MIN(batch, GRAD_ROWS - taken % GRAD_ROWS) : batch;
 }
 
+/* Sum and apply the sets first..last-1. */
 static void rows_drive(const Direction *d, Range *r, ptrdiff_t first, ptrdiff_t last) {
     const RowsPlan *rows = &r->plan->rows;
     const int lookahead = features_on(FEATURE_LOOKAHEAD);
@@ -267,12 +264,10 @@ static void rows_apply(const Job *job, char *arena, ptrdiff_t first, ptrdiff_t l
     Cursor sets;
     range_begin(&r, job, arena);
     forward_rows(&d, r.plan);
-    r.resident = r.short_rows = 0;
+    r.resident = 0; /* nothing was converted while it was summed */
+    r.short_rows &= r.plan->dtype == REAL_DTYPE;
     const RowsPlan *rows = &r.plan->rows;
     Batch *b = &r.arena->batch[0];
-    if (r.plan->dtype == REAL_DTYPE)
-        r.short_rows =
-            piece_count(rows) == 1 && rows->length <= SEGMENT && r.plan->store != STORE_SEAMS;
     /* Backwards: what was measured last is still in the cache. */
     const ptrdiff_t end = r.plan->sets.count * rows->chunks;
     const ptrdiff_t from = job->given ? first : end - last, to = job->given ? last : end - first;

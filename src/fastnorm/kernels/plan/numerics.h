@@ -29,10 +29,8 @@ enum {
  * scaled by a power of two first, so that squares neither overflow nor vanish. */
 #define SCALE_ABOVE_F32 0x1p-30
 #define SCALE_BELOW_F32 0x1p40
-#define SCALE_MOST_F32 0x1p126
 #define SCALE_ABOVE_F64 0x1p-200
 #define SCALE_BELOW_F64 0x1p200
-#define SCALE_MOST_F64 0x1p500
 
 /* A scaled mean square below this has lost digits, if eps does not outweigh it. */
 #define SQUARE_FLOOR 0x1p-100

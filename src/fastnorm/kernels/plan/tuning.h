@@ -39,7 +39,6 @@ enum {
     SEAMS_ABOVE_BYTES = 512, /* shorter runs are mostly ends */
     TILE_BYTES = 16384,      /* converted elements of a batch */
     AHEAD_BYTES = 4096,      /* from the sums to what is fetched: a page of memory, at most */
-    SERIAL_BELOW = 32768,    /* fewer elements are done sooner than a second thread is woken */
     PARTS_PER_THREAD =
         8, /* ranges of items handed to each: a thread that is slowed down does less */
     STRIP_COLUMNS = 512,        /* columns at a time: their sums stay in L1 */
